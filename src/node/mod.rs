@@ -1,1 +1,371 @@
-//! stub
+//! The driver: one node of a cluster, as one state machine around the consensus core.
+//!
+//! ```text
+//!   peers ---.                                    .--> peers
+//!   disk  ---|   collect         step      flush  |--> log (sync thread)
+//!   capture -+--> on_* methods -> core -> outputs-+--> feed
+//!   main  ---'                                    '--> main thread (bridge)
+//! ```
+//!
+//! One turn of the raft thread gives each event that was collected to an `on_*` method, then calls
+//! [`Node::turn`]. Nothing here blocks, sleeps, reads a clock or touches a socket: all that is the
+//! [`World`]'s, so that a simulator can stand in its place.
+//!
+//! Numbered invariants, asserted where they are cited:
+//! * N1 What the local Redis is fed is committed.
+//! * N2 The gate opens only on a dataset that equals the log up to its last entry, in a term of which an
+//!   entry is committed.
+//! * N3 A batch is released after every batch before it, after its effects are committed, and after
+//!   leadership was confirmed by a majority later than it was executed.
+//! * N4 A dataset that may hold effects which the log does not is never fed on top of: it is rolled back.
+
+pub mod address;
+pub mod batches;
+pub mod bridge;
+pub mod capture;
+mod change;
+pub mod feed;
+mod follow;
+mod lead;
+pub mod local;
+pub mod members;
+pub mod report;
+pub mod runtime;
+pub mod settings;
+pub mod status;
+pub mod wire;
+
+use crate::consensus::{
+    Body, EntryMeta, Input, Message, NodeId, Output, Raft, Refusal, Restored, Role, Source, Write, WriteId,
+};
+use crate::log::{Entry, HardState, Kind, LogError, WriteRequest};
+use bridge::Bridge;
+use bytes::Bytes;
+use change::Changes;
+use local::Local;
+use members::Members;
+use report::Reports;
+use settings::Settings;
+use std::sync::Arc;
+
+/// Everything outside the node that it acts upon.
+pub trait World {
+    /// Monotonic microseconds.
+    fn now_us(&self) -> u64;
+    /// A fresh id for a replication stream: 40 hex characters.
+    fn fresh_replid(&mut self) -> String;
+    fn bridge(&self) -> &Bridge;
+
+    /// Queues a frame; it may be lost.
+    fn send(&mut self, to: NodeId, frame: wire::Encoded);
+    fn set_peers(&mut self, peers: &[(NodeId, String)]);
+    fn peer_report(&self, id: NodeId) -> report::PeerReport;
+    fn rejected_links(&self) -> Vec<(&'static str, u64)>;
+
+    /// Takes a write in order; it is answered by [`Node::on_durable`].
+    fn submit(&mut self, request: WriteRequest);
+    fn read(&self, index: u64) -> Result<Entry, LogError>;
+    fn log_report(&self) -> report::LogReport;
+
+    fn feed_port(&self) -> u16;
+    fn feed_continue(&mut self, replid: &str);
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb: Bytes);
+    fn feed_write(&mut self, bytes: Bytes);
+    /// Bytes written to the feed and not yet accepted by the kernel.
+    fn feed_unsent(&self) -> usize;
+    fn feed_close(&mut self);
+
+    /// Opens the capture link; the first byte wanted has offset `next_offset`.
+    fn capture_start(&mut self, replid: &str, next_offset: u64);
+    /// Gives the bytes received and not consumed yet to `parse`, which says how many it consumed.
+    fn capture_read(&mut self, parse: &mut dyn FnMut(&[u8]) -> usize);
+    fn capture_acknowledge(&mut self, offset: u64);
+    fn capture_stop(&mut self);
+}
+
+/// What cannot be gone on from: the process must stop, and start again from what is on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("replication stream of the local server: {0}")]
+    Capture(#[from] capture::CaptureError),
+    #[error("the local server refuses to become a master: {0}")]
+    Promotion(String),
+    #[error("the log holds an entry that cannot be read: {0}")]
+    Entry(#[from] wire::WireError),
+}
+
+/// What a node is started with.
+pub struct Start {
+    pub id: NodeId,
+    pub cluster_id: String,
+    pub secret: Vec<u8>,
+    pub settings: Arc<Settings>,
+    pub seed: u64,
+    pub hard_state: HardState,
+    /// All entries of the log, in order, the first with index 1.
+    pub entries: Vec<EntryMeta>,
+    /// What the log's membership entries say, by index. The first is in force until the log says more
+    /// (index 0): what a joiner was told.
+    pub members: Vec<(u64, Members)>,
+    /// First word of every command that is fed to the local Redis.
+    pub feed_token: Vec<u8>,
+}
+
+pub struct Node {
+    id: NodeId,
+    cluster_id: String,
+    secret: Vec<u8>,
+    settings: Arc<Settings>,
+    raft: Raft,
+    /// Members by the index of the entry that brought them; the first holds what is in force without any.
+    member_history: Vec<(u64, Members)>,
+    local: Local,
+    feed_token: Vec<u8>,
+    /// Leaderships so far, in this process.
+    epochs: u64,
+    /// Ids of reads given to the core, and the last one that it confirmed.
+    last_read: u64,
+    confirmed_read: u64,
+    changes: Changes,
+    reports: Reports,
+    refused: Option<Refusal>,
+    outputs: Vec<Output>,
+}
+
+impl Node {
+    pub fn new<W: World>(start: Start, world: &mut W) -> Node {
+        let restored = Restored {
+            term: start.hard_state.term,
+            vote: start.hard_state.vote,
+            entries: start.entries,
+            ..Restored::default()
+        };
+        let core = core_settings(start.id, &start.settings, start.seed);
+        let node = Node {
+            id: start.id,
+            cluster_id: start.cluster_id,
+            secret: start.secret,
+            settings: start.settings,
+            raft: Raft::new(core, restored, world.now_us()),
+            member_history: start.members,
+            local: Local::fresh(),
+            feed_token: start.feed_token,
+            epochs: 0,
+            last_read: 0,
+            confirmed_read: 0,
+            changes: Changes::default(),
+            reports: Reports::default(),
+            refused: None,
+            outputs: Vec::new(),
+        };
+        node.dial(world);
+        let port = world.feed_port();
+        world.bridge().tell_main(bridge::ToMain::Follow { port });
+        node
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    pub fn members(&self) -> &Members {
+        &self.member_history.last().expect("holds at least what is in force without any entry").1
+    }
+
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// Clients can be answered: this node leads and its gate is open.
+    pub fn is_serving(&self) -> bool {
+        self.local.is_leading()
+    }
+
+    /// What a joiner was told of the members; in force until the log says more.
+    pub fn set_known_members<W: World>(&mut self, world: &mut W, members: Members) {
+        self.member_history[0].1 = members;
+        self.dial(world);
+    }
+
+    /// Stands for election at once, if this node is the only voter: nobody else could lead.
+    pub fn start_election_if_alone<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        let voters = &self.raft.membership().voters;
+        if voters.len() == 1 && voters.contains(&self.id) {
+            let message = Message { term: self.raft.term(), body: Body::TimeoutNow };
+            self.step(world, Input::Receive { from: self.id, message }, &[])?;
+        }
+        Ok(())
+    }
+
+    pub fn on_peer_frame<W: World>(
+        &mut self,
+        world: &mut W,
+        from: NodeId,
+        kind: u8,
+        header: &[u8],
+        payload: &Bytes,
+    ) -> Result<(), Fatal> {
+        match wire::decode(kind, header, payload) {
+            Ok((message, entries)) => self.step(world, Input::Receive { from, message }, &entries),
+            Err(error) => {
+                log::warn!("dropped a message of node {from}: {error}");
+                self.reports.bad_frames += 1;
+                Ok(())
+            }
+        }
+    }
+
+    pub fn on_peer_up<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        self.step(world, Input::PeerReachable { peer }, &[])
+    }
+
+    pub fn on_peer_unreachable<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        self.step(world, Input::PeerUnreachable { peer }, &[])
+    }
+
+    /// All writes up to `write` are on disk.
+    pub fn on_durable<W: World>(&mut self, world: &mut W, write: WriteId) -> Result<(), Fatal> {
+        self.step(world, Input::Persisted { write }, &[])
+    }
+
+    pub fn on_settings<W: World>(&mut self, world: &mut W, settings: Arc<Settings>) -> Result<(), Fatal> {
+        let core = core_settings(self.id, &settings, 0);
+        self.settings = settings;
+        self.step(world, Input::Reconfigure { settings: core }, &[])
+    }
+
+    /// Acts on all that this turn's events have changed. Call it once after them, and at [`Node::deadline_us`].
+    pub fn turn<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        let now_us = world.now_us();
+        if now_us >= self.raft.next_deadline_us() {
+            self.step(world, Input::Tick, &[])?;
+        }
+        self.pump_capture(world)?;
+        self.confirm_reads(world)?;
+        self.pump_changes(world)?;
+        self.pump_feed(world)?;
+        self.maybe_promote(world);
+        self.release(world);
+        self.report(world);
+        Ok(())
+    }
+
+    /// When [`Node::turn`] must be called even if nothing happens, in microseconds of the world's clock.
+    pub fn deadline_us(&self) -> u64 {
+        self.raft.next_deadline_us().min(self.local.deadline_us()).min(self.reports.deadline_us())
+    }
+
+    /// One step of the core. `entries`: payloads of the message or proposal being stepped.
+    fn step<W: World>(&mut self, world: &mut W, input: Input, entries: &[Entry]) -> Result<(), Fatal> {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        self.raft.step(world.now_us(), input, &mut outputs);
+        let result = outputs.drain(..).try_for_each(|output| self.execute(world, output, entries));
+        self.outputs = outputs;
+        result
+    }
+
+    fn execute<W: World>(&mut self, world: &mut W, output: Output, entries: &[Entry]) -> Result<(), Fatal> {
+        match output {
+            Output::Send { to, message } => self.send(world, to, &message)?,
+            Output::Persist(write) => self.persist(world, write, entries)?,
+            Output::Commit { index } => {
+                self.reports.committed(index, world.now_us());
+                self.changes_committed(world, index);
+            }
+            Output::ReadReady { id, .. } => self.confirmed_read = id,
+            Output::ReadFailed { .. } => {} // the leadership that the reads belong to is over: see `Changed`
+            Output::Changed { role, term, leader } => self.on_changed(world, role, term, leader),
+            Output::MembershipChanged { .. } => self.dial(world),
+            Output::LearnerReady { id } => self.learner_ready(id),
+            Output::ProposalRefused { reason } => self.refused = Some(reason),
+            Output::TransferFailed => log::warn!("leadership transfer did not happen in time"),
+        }
+        Ok(())
+    }
+
+    fn send<W: World>(&self, world: &mut W, to: NodeId, message: &Message) -> Result<(), Fatal> {
+        let entries = match &message.body {
+            Body::Append { prev, entries, .. } => {
+                (1..=entries.len() as u64).map(|i| world.read(prev.index + i)).collect::<Result<_, _>>()?
+            }
+            _ => Vec::new(),
+        };
+        world.send(to, wire::encode(message, &entries));
+        Ok(())
+    }
+
+    fn persist<W: World>(&mut self, world: &mut W, write: Write, input: &[Entry]) -> Result<(), Fatal> {
+        if let Some(from) = write.truncate_from {
+            self.truncated(world, from);
+        }
+        let entries = write.append.map_or(Vec::new(), |append| to_write(&append, input));
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::Membership) {
+            let members = Members::decode(&entry.payload).expect("decoded once when it came in");
+            self.member_history.push((entry.index, members));
+        }
+        let hard_state = write.hard_state.map(|(term, vote)| HardState { term, vote });
+        world.submit(WriteRequest { id: write.id, hard_state, truncate_from: write.truncate_from, entries });
+        Ok(())
+    }
+
+    /// The log loses `from` and all after it.
+    fn truncated<W: World>(&mut self, world: &mut W, from: u64) {
+        assert!(from > self.raft.commit(), "entry {from} is committed and cannot be truncated");
+        self.member_history.retain(|(index, _)| *index < from);
+        self.executed_truncated(world, from);
+    }
+
+    /// Dials whoever is a member now.
+    fn dial<W: World>(&self, world: &mut W) {
+        let others = self.members().0.iter().filter(|(id, _)| **id != self.id);
+        let peers: Vec<_> = others.map(|(id, member)| (*id, member.peer_address.clone())).collect();
+        world.set_peers(&peers);
+    }
+
+    fn on_changed<W: World>(&mut self, world: &mut W, role: Role, term: u64, leader: Option<NodeId>) {
+        self.reports.role_changed(role, term, leader);
+        if role != Role::Leader {
+            self.leadership_lost(world);
+            self.changes_lost(world);
+        }
+        self.report_now(world);
+        world.bridge().tell_main(bridge::ToMain::LeaderChanged);
+    }
+}
+
+/// The entries of an append, with their payloads.
+fn to_write(append: &crate::consensus::Append, input: &[Entry]) -> Vec<Entry> {
+    let skip = match append.source {
+        Source::Message { skip } => skip,
+        Source::Proposal | Source::NoOp => 0,
+    };
+    let entry = |(i, meta): (usize, &EntryMeta)| {
+        let index = append.first + i as u64;
+        match append.source {
+            Source::NoOp => new_entry(index, meta.term, Kind::NoOp, Bytes::new()),
+            Source::Message { .. } | Source::Proposal => {
+                let entry = &input[skip + i];
+                assert_eq!(entry.payload.len() as u32, meta.bytes, "entry {index}: payload of another entry");
+                Entry { index, term: meta.term, ..entry.clone() }
+            }
+        }
+    };
+    append.entries.iter().enumerate().map(entry).collect()
+}
+
+fn new_entry(index: u64, term: u64, kind: Kind, payload: Bytes) -> Entry {
+    Entry { index, term, kind, payload_crc: crc32fast::hash(&payload), payload }
+}
+
+fn core_settings(id: NodeId, settings: &Settings, seed: u64) -> crate::consensus::Settings {
+    crate::consensus::Settings {
+        id,
+        election_timeout_us: settings.election_timeout_ms * 1000,
+        heartbeat_us: settings.request_timeout_ms * 1000,
+        max_inflight_messages: settings.append_req_max_count as usize,
+        max_message_bytes: settings.append_req_max_size,
+        seed,
+    }
+}

@@ -1,0 +1,267 @@
+//! Between the Redis main thread and the raft thread: two queues, a wake-up each way, and the few numbers
+//! that change with every batch, as atomics. Neither side ever waits for the other.
+
+use super::settings::Settings;
+use super::status::Status;
+use crate::consensus::{Index, NodeId};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A leadership of this node: the term in which it leads. 0 = none.
+pub type Epoch = u64;
+/// An administrator's request that waits for its answer.
+pub type Ticket = u64;
+
+/// What the main thread tells the raft thread.
+#[derive(Debug)]
+pub enum ToRaft {
+    /// The batch `sequence` has only read.
+    ReadBarrier { epoch: Epoch, sequence: u64 },
+    /// `REPLICAOF NO ONE` was run: the dataset is that of the last entry fed, and the stream of effects
+    /// starts after `offset` of `replid`.
+    Promoted { epoch: Epoch, replid: String, offset: u64 },
+    /// Could not be promoted; the node must give leadership up.
+    PromotionFailed { epoch: Epoch, reason: String },
+    Init { ticket: Ticket, cluster_id: Option<String> },
+    Join { ticket: Ticket, addresses: Vec<String> },
+    /// A node asks to become a learner. `id` 0: choose one.
+    AddNode { ticket: Ticket, id: NodeId, address: String, peer_address: String },
+    Configure(Arc<Settings>),
+    Shutdown,
+}
+
+/// What the raft thread tells the main thread; handled in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ToMain {
+    /// `REPLICAOF 127.0.0.1 <port>`.
+    Follow { port: u16 },
+    /// `REPLICAOF NO ONE`, open the gate, answer `Promoted`.
+    Promote { epoch: Epoch },
+    /// Leadership is lost: close the gate, fail what is held, put `RAFT.MARK <epoch> FINAL_SEQUENCE` into the stream.
+    Demote { epoch: Epoch },
+    /// Who leads changed: clients that wait for a leader may go on.
+    LeaderChanged,
+    Answer { ticket: Ticket, answer: Answer },
+}
+
+/// The last mark of a leadership: all that it executed is before it.
+pub const FINAL_SEQUENCE: u64 = u64::MAX;
+
+/// Answer to an administrator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Ok,
+    Created { cluster_id: String },
+    Added { id: NodeId, cluster_id: String, secret: Vec<u8>, members: Vec<u8> },
+    /// Ask the leader there.
+    Moved { address: String },
+    NoLeader,
+    /// Certainly nothing happened.
+    Refused(String),
+    /// Leadership was lost while node `id` was being added: it may be a member or not.
+    Unknown { id: NodeId },
+}
+
+/// A queue with a wake-up that is given once until the other side has taken everything.
+struct Mailbox<T> {
+    items: Mutex<VecDeque<T>>,
+    awake: AtomicBool,
+}
+
+impl<T> Mailbox<T> {
+    fn new() -> Mailbox<T> {
+        Mailbox { items: Mutex::new(VecDeque::new()), awake: AtomicBool::new(false) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<T>> {
+        self.items.lock().expect("no holder of this lock can panic")
+    }
+
+    fn push(&self, item: T) {
+        self.lock().push_back(item);
+    }
+
+    /// True when the caller has to wake the receiver.
+    fn must_wake(&self) -> bool {
+        !self.awake.swap(true, Ordering::SeqCst)
+    }
+
+    /// The receiver is about to look: whoever comes from now on wakes it again.
+    fn taking(&self) {
+        self.awake.store(false, Ordering::SeqCst);
+    }
+
+    fn take(&self, into: &mut Vec<T>) {
+        into.extend(self.lock().drain(..));
+    }
+}
+
+type Wake = Box<dyn Fn() + Send + Sync>;
+
+/// Shared by the two threads.
+pub struct Bridge {
+    to_raft: Mailbox<ToRaft>,
+    to_main: Mailbox<ToMain>,
+    wake_raft: Wake,
+    wake_main: Wake,
+    /// Batches of `released_epoch` up to this sequence may be answered.
+    released: AtomicU64,
+    released_epoch: AtomicU64,
+    /// What the local Redis holds, as `RAFT.APPLIED` said.
+    applied: AtomicU64,
+    /// The raft thread wants to know when `applied` gets here.
+    applied_wanted: AtomicU64,
+    status: Mutex<Arc<Status>>,
+}
+
+impl Bridge {
+    /// `wake_raft` and `wake_main` are called from the other thread and must not block.
+    pub fn new(wake_raft: Wake, wake_main: Wake) -> Bridge {
+        Bridge {
+            to_raft: Mailbox::new(),
+            to_main: Mailbox::new(),
+            wake_raft,
+            wake_main,
+            released: AtomicU64::new(0),
+            released_epoch: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            applied_wanted: AtomicU64::new(u64::MAX),
+            status: Mutex::new(Arc::new(Status::default())),
+        }
+    }
+
+    // Main thread.
+
+    pub fn tell_raft(&self, message: ToRaft) {
+        self.to_raft.push(message);
+        if self.to_raft.must_wake() {
+            (self.wake_raft)();
+        }
+    }
+
+    pub fn take_for_main(&self, into: &mut Vec<ToMain>) {
+        self.to_main.taking();
+        self.to_main.take(into);
+    }
+
+    /// The last sequence of `epoch` that may be answered.
+    pub fn released(&self, epoch: Epoch) -> u64 {
+        let sequence = self.released.load(Ordering::SeqCst);
+        match self.released_epoch.load(Ordering::SeqCst) == epoch {
+            true => sequence,
+            false => 0,
+        }
+    }
+
+    /// `RAFT.APPLIED index` was run.
+    pub fn set_applied(&self, index: Index) {
+        self.applied.store(index, Ordering::SeqCst);
+        if index >= self.applied_wanted.load(Ordering::SeqCst) {
+            self.applied_wanted.store(u64::MAX, Ordering::SeqCst);
+            if self.to_raft.must_wake() {
+                (self.wake_raft)();
+            }
+        }
+    }
+
+    pub fn status(&self) -> Arc<Status> {
+        self.status.lock().expect("no holder of this lock can panic").clone()
+    }
+
+    // Raft thread.
+
+    pub fn take_for_raft(&self, into: &mut Vec<ToRaft>) {
+        self.to_raft.taking();
+        self.to_raft.take(into);
+    }
+
+    pub fn tell_main(&self, message: ToMain) {
+        self.to_main.push(message);
+        self.wake_main();
+    }
+
+    pub fn answer(&self, ticket: Ticket, answer: Answer) {
+        self.tell_main(ToMain::Answer { ticket, answer });
+    }
+
+    fn wake_main(&self) {
+        if self.to_main.must_wake() {
+            (self.wake_main)();
+        }
+    }
+
+    /// Sequences count anew from 1 in each epoch. To be called before the main thread hears of the epoch.
+    pub fn start_epoch(&self, epoch: Epoch) {
+        self.released.store(0, Ordering::SeqCst);
+        self.released_epoch.store(epoch, Ordering::SeqCst);
+    }
+
+    pub fn release(&self, sequence: u64) {
+        assert!(sequence >= self.released.load(Ordering::SeqCst), "batches are released in order");
+        self.released.store(sequence, Ordering::SeqCst);
+        self.wake_main();
+    }
+
+    pub fn applied(&self) -> Index {
+        self.applied.load(Ordering::SeqCst)
+    }
+
+    /// Forget what was applied: a new dataset is on its way.
+    pub fn reset_applied(&self, index: Index) {
+        self.applied.store(index, Ordering::SeqCst);
+    }
+
+    /// Wake me when `applied` reaches `index`. It may be there already: look again after this call.
+    pub fn want_applied(&self, index: Index) {
+        self.applied_wanted.store(index, Ordering::SeqCst);
+    }
+
+    pub fn publish(&self, status: Arc<Status>) {
+        *self.status.lock().expect("no holder of this lock can panic") = status;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    fn counted() -> (Bridge, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+        let (raft, main) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let count = |counter: &Arc<AtomicUsize>| -> Wake {
+            let counter = counter.clone();
+            Box::new(move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        (Bridge::new(count(&raft), count(&main)), raft, main)
+    }
+
+    #[test]
+    fn many_messages_are_one_wake_up_until_they_are_taken() {
+        let (bridge, _, main) = counted();
+        bridge.start_epoch(3);
+        bridge.release(1);
+        bridge.tell_main(ToMain::LeaderChanged);
+        bridge.release(2);
+        assert_eq!(main.load(Ordering::SeqCst), 1);
+        let mut got = Vec::new();
+        bridge.take_for_main(&mut got);
+        assert_eq!((got, bridge.released(3), bridge.released(2)), (vec![ToMain::LeaderChanged], 2, 0));
+        bridge.release(3);
+        assert_eq!(main.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn applied_wakes_only_where_it_was_asked_for() {
+        let (bridge, raft, _) = counted();
+        bridge.set_applied(5);
+        assert_eq!(raft.load(Ordering::SeqCst), 0);
+        bridge.want_applied(7);
+        bridge.set_applied(6);
+        assert_eq!(raft.load(Ordering::SeqCst), 0);
+        bridge.set_applied(8);
+        assert_eq!((raft.load(Ordering::SeqCst), bridge.applied()), (1, 8));
+    }
+}

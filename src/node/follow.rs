@@ -1,0 +1,136 @@
+//! Following: the local Redis is fed committed entries, and nothing else (N1).
+
+use super::feed::{Feed, CHUNK_BYTES, EMPTY_RDB, WINDOW_BYTES};
+use super::local::{Following, Holds, Local};
+use super::{Fatal, Node, World};
+use crate::log::Kind;
+use bytes::Bytes;
+
+/// Bytes given to the socket and not yet taken by the kernel: beyond it, chunks wait in the log instead.
+const UNSENT_BYTES: usize = 1 << 20;
+/// The local Redis drops a master that is silent for `repl-timeout`, 60 s by default, 1 s at least.
+const PING_PERIOD_US: u64 = 500_000;
+
+impl Node {
+    /// The local Redis asks to go on at byte `offset` of stream `replid` (`?` and -1: it has none).
+    pub fn on_feed_psync<W: World>(&mut self, world: &mut W, replid: &str, offset: i64) {
+        let first = self.first_index();
+        let Local::Following(following) = &mut self.local else {
+            world.feed_close(); // it is about to become a master, or comes from before that
+            return;
+        };
+        following.connected = true;
+        following.ping_at_us = world.now_us() + PING_PERIOD_US;
+        let rest = following.feed.as_ref().and_then(|feed| feed.resume(replid, offset));
+        let holds = following.holds.take();
+        match (rest, holds) {
+            (Some(rest), _) => {
+                let replid = following.feed.as_ref().expect("resumed").replid().to_string();
+                world.feed_continue(&replid);
+                rest.into_iter().for_each(|bytes| world.feed_write(bytes));
+            }
+            (None, Some(holds)) if is_at(holds, offset) => {
+                let fresh = world.fresh_replid();
+                log::info!("local server goes on after entry {}", holds.index);
+                world.feed_continue(&fresh);
+                world.bridge().reset_applied(holds.index);
+                let feed = Feed::new(self.feed_token.clone(), fresh, holds.offset, holds.index + 1);
+                following.feed = Some(feed);
+            }
+            (None, _) => {
+                let fresh = world.fresh_replid();
+                log::info!("local server is given the whole dataset, from entry {first} on");
+                world.bridge().reset_applied(first - 1);
+                world.feed_full_resync(&fresh, 0, Bytes::from_static(EMPTY_RDB));
+                following.feed = Some(Feed::new(self.feed_token.clone(), fresh, 0, first));
+            }
+        }
+    }
+
+    pub fn on_feed_acknowledged(&mut self, offset: u64) {
+        if let Local::Following(Following { feed: Some(feed), .. }) = &mut self.local {
+            feed.acknowledged(offset);
+        }
+    }
+
+    pub fn on_feed_lost(&mut self) {
+        if let Local::Following(following) = &mut self.local {
+            following.connected = false;
+        }
+    }
+
+    /// Sends what is committed and not sent yet, within the window.
+    pub(super) fn pump_feed<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        let commit = self.raft.commit();
+        let Local::Following(Following { feed: Some(feed), connected: true, ping_at_us, .. }) = &mut self.local
+        else {
+            return Ok(());
+        };
+        feed.applied(world.bridge().applied());
+        while feed.next() <= commit && world.feed_unsent() < UNSENT_BYTES {
+            if feed.outstanding() >= WINDOW_BYTES {
+                world.bridge().want_applied(world.bridge().applied() + 1);
+                feed.applied(world.bridge().applied());
+                if feed.outstanding() >= WINDOW_BYTES {
+                    break;
+                }
+            }
+            let (payloads, last) = gather(world, feed.next(), commit)?;
+            assert!(last <= commit, "N1: entry {last} is not committed (commit {commit})");
+            let bytes = feed.chunk(&payloads, last);
+            world.feed_write(bytes);
+            *ping_at_us = world.now_us() + PING_PERIOD_US;
+        }
+        if world.now_us() >= *ping_at_us {
+            *ping_at_us = world.now_us() + PING_PERIOD_US;
+            let ping = feed.ping();
+            world.feed_write(ping);
+        }
+        Ok(())
+    }
+
+    /// The log lost entries that the local Redis may have executed: roll back (N4).
+    pub(super) fn executed_truncated<W: World>(&mut self, world: &mut W, from: u64) {
+        match &mut self.local {
+            Local::Following(following) => {
+                if following.holds.is_some_and(|holds| holds.index >= from) {
+                    following.holds = None;
+                }
+                if following.feed.as_ref().is_some_and(|feed| feed.next() > from) {
+                    log::warn!("entry {from} was executed here and is not in the log any more: rolling back");
+                    following.feed = None;
+                    following.connected = false;
+                    world.feed_close();
+                }
+            }
+            Local::Leading(leading) | Local::Draining(leading) if leading.executed >= from => {
+                leading.dirty = true;
+            }
+            Local::Leading(_) | Local::Draining(_) | Local::Promoting { .. } => {}
+        }
+    }
+
+    /// First entry of the log.
+    pub(super) fn first_index(&self) -> u64 {
+        1
+    }
+}
+
+/// Redis stands exactly where the leadership that it comes from ended: not a byte was executed later.
+fn is_at(holds: Holds, offset: i64) -> bool {
+    i64::try_from(holds.offset + 1) == Ok(offset)
+}
+
+/// Payloads of the entries from `from` on that have effects, and the last entry looked at.
+fn gather<W: World>(world: &W, from: u64, to: u64) -> Result<(Vec<Bytes>, u64), Fatal> {
+    let (mut payloads, mut bytes, mut last) = (Vec::new(), 0, from - 1);
+    while last < to && bytes < CHUNK_BYTES {
+        let entry = world.read(last + 1)?;
+        last += 1;
+        if entry.kind == Kind::Normal {
+            bytes += entry.payload.len();
+            payloads.push(entry.payload);
+        }
+    }
+    Ok((payloads, last))
+}

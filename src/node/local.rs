@@ -1,0 +1,90 @@
+//! Where the local Redis stands with the log: who feeds whom.
+//!
+//! ```text
+//!            own-term entry applied            NO ONE done
+//!  Following ----------------------> Promoting -----------> Leading
+//!      ^                                  `---- lost ----.     | leadership lost
+//!      |      last mark read, REPLICAOF                  v     v
+//!      `------------------------------------------------ Draining
+//! ```
+
+use super::batches::Batches;
+use super::bridge::Epoch;
+use super::capture::Capture;
+use super::feed::Feed;
+use crate::consensus::Index;
+
+/// What the local Redis' dataset is, when that is known exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holds {
+    /// Last entry of the log whose effects the dataset holds, with all before it.
+    pub index: Index,
+    /// Replication offset of the server at that point.
+    pub offset: u64,
+}
+
+/// Redis is a replica of this node, or about to become one.
+#[derive(Default)]
+pub struct Following {
+    pub feed: Option<Feed>,
+    pub connected: bool,
+    /// Known when Redis comes from a leadership that left nothing behind which the log does not hold.
+    pub holds: Option<Holds>,
+    /// When the link must be given a PING.
+    pub ping_at_us: u64,
+}
+
+/// Redis is a master, and its effects are read by this node.
+pub struct Leading {
+    pub epoch: Epoch,
+    pub replid: String,
+    pub capture: Capture,
+    pub batches: Batches,
+    /// Barriers of this turn, for which leadership is not being confirmed yet.
+    pub barriers: Vec<u64>,
+    /// Last entry that holds effects of this leadership, or the last one fed before it.
+    pub executed: Index,
+    /// The dataset holds effects that no entry of the log holds.
+    pub dirty: bool,
+    /// The link is down and must be opened again at this time.
+    pub reopen_at_us: Option<u64>,
+    pub acknowledge_at_us: u64,
+}
+
+pub enum Local {
+    Following(Following),
+    /// `lost`: leadership went before Redis had answered.
+    Promoting { epoch: Epoch, lost: bool },
+    Leading(Leading),
+    /// Leadership is lost; the stream is read up to the last mark.
+    Draining(Leading),
+}
+
+impl Local {
+    /// Nothing is known of the dataset: Redis will be given all of it.
+    pub fn fresh() -> Local {
+        Local::Following(Following::default())
+    }
+
+    pub fn leading(&mut self) -> Option<&mut Leading> {
+        match self {
+            Local::Leading(leading) => Some(leading),
+            _ => None,
+        }
+    }
+
+    /// The gate is open, as far as this thread knows.
+    pub fn is_leading(&self) -> bool {
+        matches!(self, Local::Leading(_))
+    }
+
+    pub fn deadline_us(&self) -> u64 {
+        match self {
+            Local::Following(Following { feed: Some(_), connected: true, ping_at_us, .. }) => *ping_at_us,
+            Local::Leading(leading) | Local::Draining(leading) => {
+                leading.acknowledge_at_us.min(leading.reopen_at_us.unwrap_or(u64::MAX))
+            }
+            _ => u64::MAX,
+        }
+    }
+}

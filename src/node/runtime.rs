@@ -1,0 +1,186 @@
+//! The raft thread: one mio loop around one node.
+//!
+//! Before `INIT` or `JOIN` there is no log and no node, only the bridge and the sockets. From then on each
+//! turn collects what the sockets, the disk and the main thread have, gives it to the [`Node`], and flushes.
+
+mod start;
+mod world;
+
+use super::bridge::{Answer, Bridge, Ticket, ToRaft};
+use super::settings::Settings;
+use super::status::{State, Status};
+use super::{Fatal, Node, World};
+use crate::link::{Event, Links};
+use crate::log::Log;
+use start::JoinResult;
+use std::path::PathBuf;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use world::RealWorld;
+
+/// What the thread is given by whoever loads the module.
+pub struct Setup {
+    pub settings: Arc<Settings>,
+    /// Directory of the log, absolute.
+    pub log_directory: PathBuf,
+    /// What clients are told of this node, `host:port`.
+    pub address: String,
+    /// What peers are told of this node, `host:port`.
+    pub peer_address: String,
+    /// Where the local server listens.
+    pub server: std::net::SocketAddr,
+    /// What lets the capture link and the feed through the command filter; known to this process alone.
+    pub capture_secret: String,
+    pub feed_token: Vec<u8>,
+}
+
+/// The log that was found at load; opened there, so that damage refuses the load.
+pub struct Found(Log);
+
+/// Opens the log that is there, or says that there is none.
+pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, crate::log::LogError> {
+    if !Log::exists(&setup.log_directory) {
+        return Ok(None);
+    }
+    start::open(setup, links).map(|log| Some(Found(log)))
+}
+
+/// What the runtime waits for on behalf of an administrator.
+enum Waiting {
+    Nothing,
+    /// INIT is answered when the gate is open.
+    Init(Ticket),
+    /// JOIN is under way on its own thread.
+    Join(Ticket),
+}
+
+pub struct Runtime {
+    setup: Setup,
+    world: RealWorld,
+    node: Option<Node>,
+    waiting: Waiting,
+    joins: (Sender<JoinResult>, Receiver<JoinResult>),
+    /// The last write id that was reported durable to the node.
+    durable: u64,
+    stop: bool,
+}
+
+impl Runtime {
+    pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>) -> Runtime {
+        let world = RealWorld::new(&setup, links, bridge);
+        let waiting = Waiting::Nothing;
+        Runtime { setup, world, node: None, waiting, joins: channel(), durable: 0, stop: false }
+    }
+
+    /// Runs until `Shutdown`, or until the node cannot trust its state.
+    pub fn run(mut self, found: Option<Found>) -> Result<(), Fatal> {
+        match found {
+            Some(Found(log)) => self.start_node(log)?,
+            None => self.publish(State::Uninitialized),
+        }
+        let (mut events, mut messages) = (Vec::new(), Vec::new());
+        while !self.stop {
+            let timeout = self.timeout();
+            if let Err(error) = self.world.links.poll(Instant::now(), timeout, &mut events) {
+                log::error!("waiting for events failed: {error}");
+                std::thread::sleep(Duration::from_millis(10)); // out of memory or descriptors: not a busy loop
+            }
+            for event in events.drain(..) {
+                self.on_event(event)?;
+            }
+            self.world.bridge.clone().take_for_raft(&mut messages);
+            for message in messages.drain(..) {
+                self.on_message(message)?;
+            }
+            self.on_joined()?;
+            self.turn()?;
+            self.world.links.flush();
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let deadline_us = self.node.as_ref()?.deadline_us();
+        Some(Duration::from_micros(deadline_us.saturating_sub(self.world.now_us())))
+    }
+
+    fn turn(&mut self) -> Result<(), Fatal> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let durable = self.world.durable()?;
+        if durable > self.durable {
+            self.durable = durable;
+            node.on_durable(&mut self.world, durable)?;
+        }
+        node.turn(&mut self.world)?;
+        if let Waiting::Init(ticket) = self.waiting {
+            if node.is_serving() {
+                self.waiting = Waiting::Nothing;
+                let cluster_id = node.cluster_id().to_string();
+                self.world.bridge.answer(ticket, Answer::Created { cluster_id });
+            }
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), Fatal> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let world = &mut self.world;
+        match event {
+            Event::Peer { from, frame } => {
+                node.on_peer_frame(world, from, frame.kind, &frame.header, &frame.payload)?
+            }
+            Event::PeerUp { id } => node.on_peer_up(world, id)?,
+            Event::PeerDown { id, refused: true } => node.on_peer_unreachable(world, id)?,
+            Event::PeerDown { refused: false, .. } => {}
+            Event::CaptureUp => log::info!("reading the replication stream of the local server"),
+            Event::CaptureData | Event::Woken => {}
+            Event::CaptureLost { reason, resumable } => node.on_capture_lost(world, &reason, resumable),
+            Event::FeedPsync { replid, offset } => node.on_feed_psync(world, &replid, offset),
+            Event::FeedAck { offset } => node.on_feed_acknowledged(offset),
+            Event::FeedLost => node.on_feed_lost(),
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: ToRaft) -> Result<(), Fatal> {
+        let world = &mut self.world;
+        match (message, &mut self.node) {
+            (ToRaft::Init { ticket, cluster_id }, None) => self.init(ticket, cluster_id)?,
+            (ToRaft::Join { ticket, addresses }, None) => self.join(ticket, addresses),
+            (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, Some(node)) => {
+                let text = format!("this node is a member of cluster {} already", node.cluster_id());
+                world.bridge.answer(ticket, Answer::Refused(text));
+            }
+            (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
+                node.on_add_node(world, ticket, id, address, peer_address)
+            }
+            (ToRaft::AddNode { ticket, .. }, None) => {
+                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
+            }
+            (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
+            (ToRaft::Promoted { epoch, replid, offset }, Some(node)) => {
+                node.on_promoted(world, epoch, replid, offset)
+            }
+            (ToRaft::PromotionFailed { reason, .. }, Some(node)) => return Err(node.on_promotion_failed(reason)),
+            (ToRaft::Configure(settings), node) => {
+                self.setup.settings = settings.clone();
+                world.configure(&settings);
+                if let Some(node) = node {
+                    node.on_settings(world, settings)?;
+                }
+            }
+            (ToRaft::Shutdown, _) => self.stop = true,
+            (ToRaft::ReadBarrier { .. } | ToRaft::Promoted { .. } | ToRaft::PromotionFailed { .. }, None) => {
+                unreachable!("only a node leads")
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes that there is no node yet.
+    fn publish(&self, state: State) {
+        self.world.bridge.publish(Arc::new(Status { state, ..Status::default() }));
+        self.world.bridge.tell_main(super::bridge::ToMain::LeaderChanged);
+    }
+}

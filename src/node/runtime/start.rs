@@ -1,0 +1,270 @@
+//! How a node comes to be: from a log that is there, by INIT, or by JOIN.
+
+use super::{Runtime, Setup, Waiting};
+use crate::consensus::{EntryMeta, NodeId};
+use crate::limits::SECRET_BYTES;
+use crate::link::join::request;
+use crate::link::{Links, PeerIdentity};
+use crate::log::{Entry, HardState, Identity, Kind, Log, LogError, Options, WriteRequest};
+use crate::node::bridge::{Answer, Ticket};
+use crate::node::members::{Member, Members};
+use crate::node::runtime::world::random_hex;
+use crate::node::status::State;
+use crate::node::{change, wire, Fatal, Node, Start};
+use crate::resp::Reply;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Invitation by a cluster, or why there is none.
+pub(super) type JoinResult = Result<Invitation, String>;
+
+/// What a member answered to `RAFT.NODE INVITE`.
+pub(super) struct Invitation {
+    id: NodeId,
+    cluster_id: String,
+    secret: [u8; SECRET_BYTES],
+    members: Members,
+}
+
+/// Pause before a seed that did not answer is asked again.
+const JOIN_PAUSE: Duration = Duration::from_millis(200);
+
+pub(super) fn open(setup: &Setup, links: &Links) -> Result<Log, LogError> {
+    let (log, recovery) = Log::open(&setup.log_directory, options(setup), notify(links))?;
+    log::info!("log {}: {recovery}", setup.log_directory.display());
+    Ok(log)
+}
+
+fn options(setup: &Setup) -> Options {
+    Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync }
+}
+
+fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
+    let waker = links.waker();
+    Box::new(move || {
+        if let Err(error) = waker.wake() {
+            log::error!("cannot wake the raft thread: {error}");
+        }
+    })
+}
+
+impl Runtime {
+    /// Starts the node that the log describes.
+    pub(super) fn start_node(&mut self, log: Log) -> Result<(), Fatal> {
+        let identity = log.identity().clone();
+        let (entries, members) = read_back(&log)?;
+        let start = Start {
+            id: identity.node_id,
+            cluster_id: identity.cluster_id.clone(),
+            secret: identity.secret.to_vec(),
+            settings: self.setup.settings.clone(),
+            seed: u64::from_str_radix(&random_hex(8), 16).expect("hex"),
+            hard_state: log.hard_state(),
+            entries,
+            members,
+            feed_token: self.setup.feed_token.clone(),
+        };
+        self.world.log = Some(log);
+        let Identity { cluster_id, node_id, secret } = identity;
+        self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
+        self.durable = 0;
+        let mut node = Node::new(start, &mut self.world);
+        node.start_election_if_alone(&mut self.world)?;
+        self.node = Some(node);
+        Ok(())
+    }
+
+    /// Creates a cluster with this node as its only member.
+    pub(super) fn init(&mut self, ticket: Ticket, cluster_id: Option<String>) -> Result<(), Fatal> {
+        let member = Member {
+            voting: true,
+            address: self.setup.address.clone(),
+            peer_address: self.setup.peer_address.clone(),
+        };
+        let mut secret = [0; SECRET_BYTES];
+        getrandom::fill(&mut secret).expect("the system has random numbers: the links needed them at load");
+        let id = self.own_id();
+        let cluster_id = cluster_id.unwrap_or_else(|| random_hex(16));
+        let identity = Identity { cluster_id, node_id: id, secret };
+        let payload = Bytes::from(Members(BTreeMap::from([(id, member)])).encode());
+        let first = Entry {
+            index: 1,
+            term: 1,
+            kind: Kind::Membership,
+            payload_crc: crc32fast::hash(&payload),
+            payload,
+        };
+        match self.create_log(identity, vec![first]) {
+            Ok(log) => {
+                self.waiting = Waiting::Init(ticket);
+                self.start_node(log)
+            }
+            Err(error) => {
+                self.world.bridge.answer(ticket, Answer::Refused(error.to_string()));
+                Ok(())
+            }
+        }
+    }
+
+    fn own_id(&mut self) -> NodeId {
+        match self.setup.settings.id {
+            0 => change::random_id(&mut self.world),
+            id => id,
+        }
+    }
+
+    /// Makes the log with its first entries, all on disk, and opens it as any later start does.
+    fn create_log(&mut self, identity: Identity, entries: Vec<Entry>) -> Result<Log, LogError> {
+        let directory = &self.setup.log_directory;
+        let mut log = Log::create(directory, identity, options(&self.setup), notify(&self.world.links))?;
+        if !entries.is_empty() {
+            let hard_state = Some(HardState { term: 1, vote: None });
+            log.submit(WriteRequest { id: 1, hard_state, truncate_from: None, entries });
+            while log.durable()? < 1 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(log);
+        open(&self.setup, &self.world.links)
+    }
+
+    /// Asks the cluster for an invitation, on a thread of its own.
+    pub(super) fn join(&mut self, ticket: Ticket, addresses: Vec<String>) {
+        if !matches!(self.waiting, Waiting::Nothing) {
+            let text = "this node is joining or being initialized already".to_string();
+            return self.world.bridge.answer(ticket, Answer::Refused(text));
+        }
+        self.waiting = Waiting::Join(ticket);
+        self.publish(State::Joining);
+        let (sender, waker) = (self.joins.0.clone(), self.world.links.waker());
+        let settings = self.setup.settings.clone();
+        let credentials = (!settings.cluster_password.is_empty())
+            .then(|| (settings.cluster_user.clone(), settings.cluster_password.clone()));
+        let own = (settings.id, self.setup.address.clone(), self.setup.peer_address.clone());
+        let timeouts = (
+            Duration::from_millis(settings.join_timeout_ms),
+            Duration::from_millis(settings.connection_timeout_ms + settings.response_timeout_ms),
+        );
+        let work = move || {
+            let result = ask_for_invitation(&addresses, credentials, own, timeouts);
+            // The receiver lives as long as the process; a node that is stopping needs no answer.
+            let _ = sender.send(result);
+            let _ = waker.wake();
+        };
+        if let Err(error) = std::thread::Builder::new().name("raft-join".into()).spawn(work) {
+            self.join_failed(format!("cannot start a thread: {error}"));
+        }
+    }
+
+    fn join_failed(&mut self, reason: String) {
+        let Waiting::Join(ticket) = std::mem::replace(&mut self.waiting, Waiting::Nothing) else { return };
+        self.publish(State::Uninitialized);
+        self.world.bridge.answer(ticket, Answer::Refused(reason));
+    }
+
+    /// Looks whether the join thread has an answer.
+    pub(super) fn on_joined(&mut self) -> Result<(), Fatal> {
+        let Ok(result) = self.joins.1.try_recv() else { return Ok(()) };
+        let invitation = match result {
+            Ok(invitation) => invitation,
+            Err(reason) => {
+                self.join_failed(reason);
+                return Ok(());
+            }
+        };
+        let Invitation { id, cluster_id, secret, members } = invitation;
+        // The first entry of the log comes from the leader; until then the members are what we were told.
+        match self.create_log(Identity { cluster_id, node_id: id, secret }, Vec::new()) {
+            Ok(log) => {
+                self.start_node(log)?;
+                let node = self.node.as_mut().expect("just started");
+                node.set_known_members(&mut self.world, members);
+                if let Waiting::Join(ticket) = std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+                    self.world.bridge.answer(ticket, Answer::Ok);
+                }
+            }
+            Err(error) => self.join_failed(error.to_string()),
+        }
+        Ok(())
+    }
+}
+
+/// What the core and the driver need of every entry.
+type ReadBack = (Vec<EntryMeta>, Vec<(u64, Members)>);
+
+fn read_back(log: &Log) -> Result<ReadBack, Fatal> {
+    let mut entries = Vec::with_capacity((log.last_index() + 1 - log.first_index()) as usize);
+    let mut members = vec![(0, Members::default())];
+    for index in log.first_index()..=log.last_index() {
+        let info = log.info(index).expect("index is within the log");
+        let meta = match info.kind {
+            Kind::Membership => {
+                let entry = log.read(index)?;
+                let meta = wire::meta(&entry)?;
+                members.push((index, Members::decode(&entry.payload).expect("wire::meta decoded it")));
+                meta
+            }
+            Kind::Normal => EntryMeta {
+                term: info.term,
+                kind: crate::consensus::EntryKind::Normal,
+                bytes: info.payload_bytes,
+            },
+            Kind::NoOp => EntryMeta { term: info.term, kind: crate::consensus::EntryKind::NoOp, bytes: 0 },
+        };
+        entries.push(meta);
+    }
+    Ok((entries, members))
+}
+
+/// Asks one seed after the other until one invites, or `timeouts.0` is over.
+fn ask_for_invitation(
+    addresses: &[String],
+    credentials: Option<(String, String)>,
+    (id, address, peer_address): (NodeId, String, String),
+    (patience, per_request): (Duration, Duration),
+) -> JoinResult {
+    let until = Instant::now() + patience;
+    let id = id.to_string();
+    let args: [&[u8]; 5] =
+        [b"RAFT.NODE", b"INVITE", id.as_bytes(), address.as_bytes(), peer_address.as_bytes()];
+    loop {
+        let mut reason = "no address was given".to_string();
+        for seed in addresses {
+            let credentials = credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
+            match request(seed, credentials, &args, per_request) {
+                Ok(Reply::Error(error)) => {
+                    let error = String::from_utf8_lossy(&error).into_owned();
+                    if !error.starts_with("CLUSTERDOWN") && !error.starts_with("LOADING") {
+                        return Err(format!("{seed} refused: {error}"));
+                    }
+                    reason = format!("{seed}: {error}");
+                }
+                Ok(reply) => {
+                    return invitation(reply).ok_or(format!("{seed} gave an answer that is no invitation"))
+                }
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        if Instant::now() + JOIN_PAUSE >= until {
+            return Err(format!("gave up after {} ms; last: {reason}", patience.as_millis()));
+        }
+        std::thread::sleep(JOIN_PAUSE);
+    }
+}
+
+/// `[id, cluster id, secret, members]`.
+fn invitation(reply: Reply) -> Option<Invitation> {
+    let Reply::Array(fields) = reply else { return None };
+    match <[Reply; 4]>::try_from(fields).ok()? {
+        [Reply::Integer(id), Reply::Bulk(cluster_id), Reply::Bulk(secret), Reply::Bulk(members)] => {
+            Some(Invitation {
+                id: u64::try_from(id).ok().filter(|id| *id != 0)?,
+                cluster_id: String::from_utf8(cluster_id.to_vec()).ok()?,
+                secret: secret.to_vec().try_into().ok()?,
+                members: Members::decode(&members).ok()?,
+            })
+        }
+        _ => None,
+    }
+}

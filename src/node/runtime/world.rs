@@ -1,0 +1,173 @@
+//! The real world: mio sockets, the log on disk, the monotonic clock.
+
+use super::Setup;
+use crate::consensus::NodeId;
+use crate::limits::ENTRY_TARGET_BYTES;
+use crate::link::{CaptureRequest, Links, OutFrame};
+use crate::log::{Entry, Log, LogError, WriteRequest};
+use crate::node::bridge::Bridge;
+use crate::node::report::{LogReport, PeerReport};
+use crate::node::settings::Settings;
+use crate::node::status::Latency;
+use crate::node::{wire, World};
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(super) struct RealWorld {
+    pub links: Links,
+    pub bridge: Arc<Bridge>,
+    pub log: Option<Log>,
+    started: Instant,
+    server: SocketAddr,
+    capture_secret: String,
+}
+
+impl RealWorld {
+    pub fn new(setup: &Setup, links: Links, bridge: Arc<Bridge>) -> RealWorld {
+        RealWorld {
+            links,
+            bridge,
+            log: None,
+            started: Instant::now(),
+            server: setup.server,
+            capture_secret: setup.capture_secret.clone(),
+        }
+    }
+
+    fn log(&self) -> &Log {
+        self.log.as_ref().expect("a node has a log")
+    }
+
+    /// The last write that is on disk. An error is final.
+    pub fn durable(&mut self) -> Result<u64, LogError> {
+        self.log.as_mut().map_or(Ok(0), |log| log.durable())
+    }
+
+    pub fn configure(&mut self, settings: &Settings) {
+        if let Some(log) = &mut self.log {
+            log.set_fsync(settings.log_fsync);
+        }
+    }
+}
+
+/// Random bytes of the system, as hex.
+pub(super) fn random_hex(bytes: usize) -> String {
+    let mut buffer = vec![0; bytes];
+    getrandom::fill(&mut buffer).expect("the system has random numbers: the links needed them at load");
+    buffer.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl World for RealWorld {
+    fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    fn fresh_replid(&mut self) -> String {
+        random_hex(20)
+    }
+
+    fn bridge(&self) -> &Bridge {
+        &self.bridge
+    }
+
+    fn send(&mut self, to: NodeId, frame: wire::Encoded) {
+        let wire::Encoded { kind, header, payloads } = frame;
+        self.links.send(to, OutFrame { kind, header, payloads });
+    }
+
+    fn set_peers(&mut self, peers: &[(NodeId, String)]) {
+        self.links.set_peers(peers);
+    }
+
+    fn peer_report(&self, id: NodeId) -> PeerReport {
+        let stats = self.links.peer_stats(id);
+        PeerReport {
+            connected: stats.connected,
+            silent_us: stats.last_heard.map(|at| at.elapsed().as_micros() as u64),
+            connects: stats.connects_ok,
+            errors: stats.connect_errors,
+        }
+    }
+
+    fn rejected_links(&self) -> Vec<(&'static str, u64)> {
+        self.links.rejections().iter().collect()
+    }
+
+    fn submit(&mut self, request: WriteRequest) {
+        self.log.as_mut().expect("a node has a log").submit(request);
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, LogError> {
+        self.log().read(index)
+    }
+
+    fn log_report(&self) -> LogReport {
+        let stats = self.log().stats();
+        LogReport {
+            file_bytes: stats.file_bytes,
+            cache_bytes: stats.cached_bytes,
+            cache_entries: stats.cached_entries,
+            sync_count: stats.fsync_count,
+            sync_max_us: stats.fsync_max_us,
+            sync_avg_us: stats.fsync_avg_us,
+            sync: (stats.fsync_count > 0).then_some(Latency {
+                p50_us: stats.fsync_p50_us,
+                p99_us: stats.fsync_p99_us,
+                max_us: stats.fsync_max_us,
+            }),
+        }
+    }
+
+    fn feed_port(&self) -> u16 {
+        self.links.feed_port()
+    }
+
+    fn feed_continue(&mut self, replid: &str) {
+        self.links.feed_continue(replid);
+    }
+
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb: Bytes) {
+        self.links.feed_full_resync(replid, offset, rdb);
+    }
+
+    fn feed_write(&mut self, bytes: Bytes) {
+        self.links.feed_write(bytes);
+        // The turn that fills the pipe also empties it: a large catch-up does not wait for the next event.
+        if self.links.feed_unsent() >= ENTRY_TARGET_BYTES {
+            self.links.flush();
+        }
+    }
+
+    fn feed_unsent(&self) -> usize {
+        self.links.feed_unsent()
+    }
+
+    fn feed_close(&mut self) {
+        self.links.feed_close();
+    }
+
+    fn capture_start(&mut self, replid: &str, next_offset: u64) {
+        self.links.capture_start(CaptureRequest {
+            address: self.server,
+            secret: self.capture_secret.clone(),
+            replid: replid.to_string(),
+            next_offset: next_offset as i64,
+        });
+    }
+
+    fn capture_read(&mut self, parse: &mut dyn FnMut(&[u8]) -> usize) {
+        let buffer = self.links.capture_buffer();
+        let used = parse(buffer.as_slice());
+        buffer.consume(used);
+    }
+
+    fn capture_acknowledge(&mut self, offset: u64) {
+        self.links.capture_ack(offset);
+    }
+
+    fn capture_stop(&mut self) {
+        self.links.capture_stop();
+    }
+}
