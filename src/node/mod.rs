@@ -1,1 +1,4 @@
 //! stub
+pub mod address;
+pub mod settings;
+pub mod status;
