@@ -469,7 +469,9 @@ mod tests {
             assert!(SETTINGS[..position].iter().all(|other| other.name != name), "{name} is listed twice");
             let other = match setting.kind {
                 Kind::Bool { default } => Value::Bool(!default),
-                Kind::Number { default, min, max, .. } => Value::Number(if default == max { min } else { max }),
+                Kind::Number { default, min, max, .. } => {
+                    Value::Number(if default == max { min } else { max })
+                }
                 Kind::Text { .. } => Value::Text("host:17".to_owned()),
                 Kind::Enum { default, names } => Value::Choice((default + 1) % names.len()),
             };
@@ -503,9 +505,14 @@ mod tests {
     #[test]
     fn memory_units_are_those_of_redis() {
         let size = setting("log-max-file-size");
-        for (text, bytes) in
-            [("64mb", 64 << 20), ("1GB", 1 << 30), ("5k", 5000), ("5kb", 5120), ("1m", 1_000_000), ("4096b", 4096)]
-        {
+        for (text, bytes) in [
+            ("64mb", 64 << 20),
+            ("1GB", 1 << 30),
+            ("5k", 5000),
+            ("5kb", 5120),
+            ("1m", 1_000_000),
+            ("4096b", 4096),
+        ] {
             assert_eq!(size.parse(text), Ok(Value::Number(bytes)), "{text}");
         }
         for text in ["", "mb", "1tb", "-1", "+1", "1.5gb", "4095", "99999999999gb", "64 mb", "0x40"] {
@@ -516,16 +523,27 @@ mod tests {
     #[test]
     fn bad_values_are_refused_with_what_is_allowed() {
         for (name, text, message) in [
-            ("request-timeout", "64mb", "request-timeout: '64mb' is not allowed, it must be a number from 1 to 3600000"),
+            (
+                "request-timeout",
+                "64mb",
+                "request-timeout: '64mb' is not allowed, it must be a number from 1 to 3600000",
+            ),
             ("log-fsync", "maybe", "log-fsync: 'maybe' is not allowed, it must be yes or no"),
             ("trace", "all", "trace: 'all' is not allowed, it must be one of off, on"),
             ("log-filename", "", "log-filename: '' is not allowed, it must be text that is not empty"),
-            ("cluster-password", "sec\0ret", "cluster-password: (hidden) is not allowed, it must be text without a zero byte"),
+            (
+                "cluster-password",
+                "sec\0ret",
+                "cluster-password: (hidden) is not allowed, it must be text without a zero byte",
+            ),
         ] {
             assert_eq!(setting(name).parse(text).unwrap_err().to_string(), message);
         }
         let message = setting("addr").parse("local\nhost").unwrap_err().to_string();
-        assert!(message.starts_with("addr: 'local\\nhost' is not allowed, it must be host:port"), "{message}");
+        assert!(
+            message.starts_with("addr: 'local\\nhost' is not allowed, it must be host:port"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -538,7 +556,8 @@ mod tests {
 
     #[test]
     fn the_election_timeout_must_be_more_than_twice_the_request_timeout() {
-        let mut settings = Settings { election_timeout_ms: 400, request_timeout_ms: 200, ..Settings::default() };
+        let mut settings =
+            Settings { election_timeout_ms: 400, request_timeout_ms: 200, ..Settings::default() };
         assert_eq!(
             settings.validate(),
             Err(SettingsError::ElectionTimeoutTooShort { election_timeout_ms: 400, request_timeout_ms: 200 })

@@ -44,7 +44,10 @@ impl Store {
         if setting.hidden && value == Value::Text(HIDDEN.to_owned()) {
             let as_it_was = setting.read(&self.published);
             if as_it_was == setting.default_value() {
-                log::warn!("raft.{} is '{HIDDEN}', as CONFIG REWRITE leaves it: it counts as not set", setting.name);
+                log::warn!(
+                    "raft.{} is '{HIDDEN}', as CONFIG REWRITE leaves it: it counts as not set",
+                    setting.name
+                );
             }
             return setting.write(&mut self.staged, as_it_was);
         }
@@ -169,7 +172,19 @@ fn register_one(
             let (get, set) = (Some(get_choice as _), Some(set_choice as _));
             let (pointers, count) = (pointers.as_mut_ptr(), values.len() as c_int);
             let default = default as c_int;
-            Some(call(ctx, name, default, flags, pointers, values.as_ptr(), count, get, set, Some(apply), privdata))
+            Some(call(
+                ctx,
+                name,
+                default,
+                flags,
+                pointers,
+                values.as_ptr(),
+                count,
+                get,
+                set,
+                Some(apply),
+                privdata,
+            ))
         },
     }
 }
@@ -181,7 +196,9 @@ pub fn load(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
     let status = unsafe { raw::RedisModule_LoadConfigs.map(|call| call(ctx)) };
     match status {
         Some(status) if status == raw::REDISMODULE_OK as c_int => Ok(()),
-        Some(_) => Err("a raft.* value in redis.conf or on the command line was refused: see the line above".into()),
+        Some(_) => {
+            Err("a raft.* value in redis.conf or on the command line was refused: see the line above".into())
+        }
         None => Err("this server has no module configs: Redis 7.0 or newer is needed".into()),
     }
 }

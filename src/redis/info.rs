@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn values_are_true_or_minus_one() {
-        let fields = fields(&Build::default(), &status(), &GateStats { held_clients: 4, ..GateStats::default() });
+        let fields =
+            fields(&Build::default(), &status(), &GateStats { held_clients: 4, ..GateStats::default() });
         for (name, expected) in [
             ("git_sha1", "-1"),
             ("role", "leader"),
@@ -282,6 +283,9 @@ mod tests {
             Field { name: "role".to_owned(), value: "leader".to_owned() },
             Field { name: "snapshot_filename".to_owned(), value: "a\r\nraft_role:x".to_owned() },
         ];
-        assert_eq!(to_text(&fields), "# raft\r\nraft_role:leader\r\nraft_snapshot_filename:a__raft_role:x\r\n");
+        assert_eq!(
+            to_text(&fields),
+            "# raft\r\nraft_role:leader\r\nraft_snapshot_filename:a__raft_role:x\r\n"
+        );
     }
 }

@@ -80,7 +80,9 @@ impl fmt::Debug for Arguments {
                 value.to_string()
             }
         };
-        f.debug_map().entries(self.iter().map(|(setting, value)| (setting.name, shown(setting, value)))).finish()
+        f.debug_map()
+            .entries(self.iter().map(|(setting, value)| (setting.name, shown(setting, value))))
+            .finish()
     }
 }
 
@@ -178,11 +180,23 @@ mod tests {
     #[test]
     fn errors_name_the_argument_and_what_is_allowed() {
         for (line, message) in [
-            ("raft-log-filname=x", "unknown module argument 'raft-log-filname', did you mean 'log-filename'?"),
-            ("elections-timeout=1", "unknown module argument 'elections-timeout', did you mean 'election-timeout'?"),
-            ("id=x", "module argument id: 'x' is not allowed, it must be a number from 0 to 9223372036854775807"),
+            (
+                "raft-log-filname=x",
+                "unknown module argument 'raft-log-filname', did you mean 'log-filename'?",
+            ),
+            (
+                "elections-timeout=1",
+                "unknown module argument 'elections-timeout', did you mean 'election-timeout'?",
+            ),
+            (
+                "id=x",
+                "module argument id: 'x' is not allowed, it must be a number from 0 to 9223372036854775807",
+            ),
             ("id=1 raft-id=1", "module argument id is given twice"),
-            ("persist", "module argument persist has no value: write persist=value, where value is yes or no"),
+            (
+                "persist",
+                "module argument persist has no value: write persist=value, where value is yes or no",
+            ),
             (
                 "append-req-max-size=1",
                 "module argument append-req-max-size: '1' is not allowed, \
@@ -191,7 +205,9 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap_err(), message);
         }
-        assert!(parse("bogus=1").unwrap_err().starts_with("unknown module argument 'bogus': allowed are id, addr,"));
+        assert!(parse("bogus=1")
+            .unwrap_err()
+            .starts_with("unknown module argument 'bogus': allowed are id, addr,"));
         assert!(parse("addr=localhost").unwrap_err().contains("must be host:port"));
     }
 
