@@ -156,7 +156,7 @@ impl Raft {
     /// The leader hands over to us: stand at once, without asking first (dissertation 3.10).
     pub(super) fn on_timeout_now(&mut self, from: NodeId, outputs: &mut Vec<Output>) {
         let sent_by_leader = matches!(&self.state, State::Follower(f) if f.leader == Some(from));
-        if sent_by_leader && self.core.is_voter() {
+        if sent_by_leader && self.core.may_stand() {
             self.campaign(true, outputs);
         }
     }

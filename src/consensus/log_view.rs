@@ -141,6 +141,12 @@ impl LogView {
         &self.memberships[self.memberships.len() - 1].1
     }
 
+    /// The membership that a truncation of the one in force would bring back; None when it is the first.
+    pub fn previous_membership(&self) -> Option<&Membership> {
+        let before = self.memberships.len().checked_sub(2)?;
+        Some(&self.memberships[before].1)
+    }
+
     /// Where the membership in force was appended.
     pub fn membership_index(&self) -> Index {
         self.memberships[self.memberships.len() - 1].0

@@ -70,6 +70,14 @@ impl Core {
         self.membership().is_voter(self.id())
     }
 
+    /// Whether this node may stand for election: as a voter, or as one whose removal is not known to be committed.
+    /// The latter may hold the longest log, and then nobody else can be elected (dissertation 4.2.2).
+    pub fn may_stand(&self) -> bool {
+        let undecided = self.log.membership_index() > self.commit;
+        let voted_before = || self.log.previous_membership().is_some_and(|former| former.is_voter(self.id()));
+        self.is_voter() || (undecided && voted_before())
+    }
+
     /// Sends a message of the present term.
     pub fn send(&self, to: NodeId, body: Body, outputs: &mut Vec<Output>) {
         outputs.push(Output::Send { to, message: Message { term: self.term, body } });
@@ -221,7 +229,7 @@ impl Raft {
     pub fn next_deadline_us(&self) -> u64 {
         match &self.state {
             State::Leader(leader) => leader.deadline_us(),
-            _ if !self.core.is_voter() => u64::MAX,
+            _ if !self.core.may_stand() => u64::MAX,
             State::Follower(follower) => follower.election_deadline_us,
             State::PreCandidate(candidate) => candidate.deadline_us,
             State::Candidate(candidate) => candidate.deadline_us,
@@ -309,7 +317,7 @@ impl Raft {
         }
         self.core.unreachable.insert(peer);
         match &mut self.state {
-            State::Follower(follower) if follower.leader == Some(peer) && self.core.is_voter() => {
+            State::Follower(follower) if follower.leader == Some(peer) && self.core.may_stand() => {
                 self.core.hurry = Some(0);
                 follower.election_deadline_us = self.core.draw_election_deadline_us();
             }

@@ -12,9 +12,9 @@ use world::{Faults, World};
 fn run(seed: u64, faults: Faults) {
     let outcome = std::panic::catch_unwind(|| {
         let mut world = World::new(seed, faults);
-        world.run_until(6_000_000);
+        world.run_until(2_500_000);
         world.heal();
-        world.run_until(9_000_000);
+        world.run_until(4_000_000);
         world.judge_liveness();
     });
     if let Err(panic) = outcome {
