@@ -307,6 +307,7 @@ impl World {
     fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
         self.fingerprint =
             self.fingerprint.wrapping_mul(31).wrapping_add(self.now_us ^ (from << 8) ^ to ^ (message.term << 16));
+        self.verify_promise(from, to, &message);
         let mut payloads = Vec::new();
         if let Body::Append { prev, entries, .. } = &message.body {
             let log = &self.machines[&from].log;
@@ -324,6 +325,26 @@ impl World {
             let delay_us = 200 + self.random.below(if slow { 50_000 } else { 50 });
             let (message, payloads) = (message.clone(), payloads.clone());
             self.schedule(self.now_us + delay_us, Event::Deliver { to, from, message, payloads });
+        }
+    }
+
+    /// What a message promises is on the sender's disk when it leaves.
+    fn verify_promise(&self, from: NodeId, to: NodeId, message: &Message) {
+        let machine = &self.machines[&from];
+        let (disk, log) = (&machine.disk, &machine.log);
+        match message.body {
+            Body::Appended { matched, .. } => {
+                assert!(disk.term == message.term, "{from} acknowledges in a term it may forget");
+                let at = (matched as usize).checked_sub(1);
+                assert!(at.is_none_or(|at| disk.log.get(at) == Some(&log[at])), "{from} acknowledges {matched}");
+            }
+            Body::VoteReply { granted: true } => {
+                assert!((disk.term, disk.vote) == (message.term, Some(to)), "{from} may forget its vote for {to}");
+            }
+            Body::Vote { .. } => {
+                assert!((disk.term, disk.vote) == (message.term, Some(from)), "{from} may forget its own vote");
+            }
+            _ => {}
         }
     }
 
