@@ -1,5 +1,66 @@
 //! The consensus core: Raft as a pure state machine.
+//!
+//! [`Raft`] has no clock, thread, socket, file or randomness of its own. A driver gives it one [`Input`] at a time
+//! together with the present time, and carries out the [`Output`]s; between two inputs the only thing that matters
+//! is [`Raft::next_deadline_us`]. The same inputs give the same outputs, always.
+//!
+//! # The caller's contract
+//!
+//! 1. **One call at a time, time never runs backwards.** `step(now_us, input, outputs)` appends to `outputs`; all of
+//!    them are carried out, in order, before the next call. `now_us` is a monotonic clock; a smaller value than
+//!    before counts as the one before. `Tick` is given at or soon after `next_deadline_us()`, however busy the
+//!    driver is; any input, not only `Tick`, makes a leader notice that it has lost its quorum.
+//! 2. **`Persist` is answered in order.** Writes go to the disk in the order they come, each one whole (hard state,
+//!    truncation, entries) before the next. `Persisted { write }` says that this write and all before it are
+//!    durable; several may be answered by one. A write that fails is never answered: stop the process.
+//! 3. **A message may leave as soon as it is output**, before, during or without any write. What must be durable
+//!    first (a granted vote, the request for votes, the acknowledgement of entries) is held back in here until
+//!    `Persisted`. Nothing that a crash can lose has been promised to anybody.
+//! 4. **Messages may be lost, delayed, doubled and reordered**, but not altered, and `from` must be proven by the
+//!    link. A message that no correct node could have sent is dropped without a trace.
+//! 5. **Payloads are the driver's.** `Send` of an `Append` needs the payloads `prev.index + 1 ..` from the driver's
+//!    log, which must hold every entry from the moment of its `Persist` on, durable or not. A `Write` names the
+//!    origin of its payloads by [`Source`]; a later write that truncates makes the former payloads void.
+//! 6. **`Commit { index }` decides.** All up to `index` may be applied. It may run ahead of what is durable here (a
+//!    majority of others has it), never ahead of [`Raft::last`].
+//! 7. **Reads.** `Read` ids increase. `ReadReady { id, index }` answers all ids up to `id` that came before: wait
+//!    until `index` is applied, then read. `ReadFailed { id }` says that ids up to `id` are not answered; nothing
+//!    is known about the state then. Each id is answered by exactly one of the two, in order, unless the process dies.
+//! 8. **`Changed` comes last** among the outputs of a step and only when role, term or leader differ from the last
+//!    one reported. A leader that loses its role first fails its reads. Proposals that were appended and not
+//!    committed then are undecided: they may still commit, or be truncated by a later `Persist`.
+//! 9. **Restart.** `Restored` is exactly what the answered writes left, or more: a prefix of the writes not yet
+//!    answered may have survived. Its term is at least that of its last entry; its entries' terms do not fall.
+//!    The commit index starts at `base` and is learned anew.
+//! 10. **Links.** `PeerUnreachable` is a hint that the peer's process is gone, given after everything received from
+//!     it was stepped: any later message from the peer takes it back. A false hint costs a few messages, never safety.
+//! 11. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
+//!     of this node, or of the cluster, can no longer be trusted. Let it stop the process.
+//!
+//! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (paper), and Ongaro's
+//! dissertation "Consensus: Bridging Theory and Practice" (dissertation).
+
+mod disk;
+mod election;
+mod follower;
+mod invariants;
 mod io;
+mod leader;
+mod log_view;
+mod membership;
 mod message;
+mod poll;
+mod progress;
+mod quorum;
+mod raft;
+mod random;
+mod reads;
+mod replication;
+#[cfg(test)]
+mod simulation;
+mod validate;
+
 pub use io::*;
 pub use message::*;
+pub use progress::PeerProgress;
+pub use raft::Raft;

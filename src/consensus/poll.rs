@@ -1,0 +1,52 @@
+//! The votes of one election, or of one pre-vote.
+
+use std::collections::BTreeSet;
+
+use super::message::{Membership, NodeId};
+use super::quorum::majority;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Won,
+    Open,
+}
+
+/// Who has said yes. Noes are not counted: a poll that is not won ends with its deadline.
+#[derive(Debug, Default)]
+pub(super) struct Poll {
+    granted: BTreeSet<NodeId>,
+}
+
+impl Poll {
+    pub fn grant(&mut self, id: NodeId) {
+        self.granted.insert(id);
+    }
+
+    /// Only voters count, whoever answered.
+    pub fn outcome(&self, membership: &Membership) -> Outcome {
+        let yes = self.granted.iter().filter(|id| membership.is_voter(**id)).count();
+        if yes >= majority(membership.voters.len()) {
+            Outcome::Won
+        } else {
+            Outcome::Open
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_majority_of_voters_wins_and_nobody_counts_twice() {
+        let membership = Membership { voters: [1, 2, 3].into(), learners: [4].into() };
+        let mut poll = Poll::default();
+        poll.grant(1);
+        poll.grant(1);
+        poll.grant(4);
+        poll.grant(9);
+        assert_eq!(poll.outcome(&membership), Outcome::Open);
+        poll.grant(3);
+        assert_eq!(poll.outcome(&membership), Outcome::Won);
+    }
+}

@@ -1,0 +1,91 @@
+//! ReadIndex rounds (dissertation 6.4).
+//!
+//! A round proves that this node still led at some moment after the round began: a majority of voters has answered a
+//! message sent after it. One round is under way at a time; reads that come meanwhile share the next one. So a burst
+//! of reads costs two rounds, however long it is.
+
+use super::message::Index;
+
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    /// Number carried by every message sent from now on; a new round increments it.
+    round: u64,
+    /// The last read id that the round under way answers, and the commit index when the round began.
+    in_flight: Option<(u64, Index)>,
+    /// The last read id that came after the round under way had begun.
+    waiting: Option<u64>,
+}
+
+impl Reads {
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// A read has come; all messages sent so far prove nothing for it.
+    pub fn add(&mut self, id: u64) {
+        self.waiting = Some(id);
+    }
+
+    pub fn in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Begins a round for the waiting reads when none is under way; true when it did. `commit` is the commit index
+    /// now, so at least what it was when each of the reads came.
+    pub fn begin(&mut self, commit: Index) -> bool {
+        if self.in_flight.is_some() {
+            return false;
+        }
+        let Some(id) = self.waiting.take() else { return false };
+        self.round += 1;
+        self.in_flight = Some((id, commit));
+        true
+    }
+
+    /// The round under way was answered by a majority: the last id it answers, and the index to wait for.
+    pub fn complete(&mut self) -> Option<(u64, Index)> {
+        self.in_flight.take()
+    }
+
+    /// Gives up all reads; the last id of them.
+    pub fn fail(&mut self) -> Option<u64> {
+        let in_flight = self.in_flight.take().map(|(id, _)| id);
+        self.waiting.take().or(in_flight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_share_the_next_round() {
+        let mut reads = Reads::default();
+        assert!(!reads.begin(5));
+        reads.add(1);
+        assert!(reads.begin(5));
+        assert_eq!(reads.round(), 1);
+        reads.add(2);
+        reads.add(3);
+        assert!(!reads.begin(6), "one round at a time");
+        assert_eq!(reads.complete(), Some((1, 5)));
+        assert!(reads.begin(7));
+        assert_eq!(reads.round(), 2);
+        assert_eq!(reads.complete(), Some((3, 7)));
+        assert!(!reads.begin(8));
+    }
+
+    #[test]
+    fn failing_names_the_last_read() {
+        let mut reads = Reads::default();
+        assert_eq!(reads.fail(), None);
+        reads.add(1);
+        reads.begin(0);
+        assert_eq!(reads.fail(), Some(1));
+        reads.add(2);
+        reads.begin(0);
+        reads.add(4);
+        assert_eq!(reads.fail(), Some(4));
+        assert_eq!(reads.fail(), None);
+    }
+}
