@@ -212,6 +212,21 @@ impl Settings {
     }
 }
 
+impl fmt::Debug for Settings {
+    /// Without the values of hidden settings.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |setting: &Setting| match setting.kind {
+            _ if setting.hidden => "(hidden)".to_owned(),
+            Kind::Enum { names, .. } => match setting.read(self) {
+                Value::Choice(choice) => names[choice].to_owned(),
+                other => other.to_string(),
+            },
+            _ => setting.read(self).to_string(),
+        };
+        f.debug_map().entries(SETTINGS.iter().map(|setting| (setting.name, shown(setting)))).finish()
+    }
+}
+
 fn parse_digits(text: &str) -> Option<u64> {
     // `u64::from_str` would also take a leading plus sign.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -331,7 +346,7 @@ const HOUR_MS: u64 = 3_600_000;
 macro_rules! settings {
     ($($(#[doc = $about:literal])+ $field:ident: $type:ty, $name:literal, $kind:expr $(, $flag:ident)*;)+) => {
         /// All settings of a node. See docs/operations.md for what each does.
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub struct Settings {
             $($(#[doc = $about])+ pub $field: $type,)+
         }
@@ -564,6 +579,14 @@ mod tests {
         );
         settings.election_timeout_ms = 401;
         assert_eq!(settings.validate(), Ok(()));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let settings = Settings { cluster_password: "hunter2".to_owned(), ..Settings::default() };
+        let shown = format!("{settings:?}");
+        assert!(shown.contains(r#""cluster-password": "(hidden)""#) && !shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains(r#""loglevel": "notice""#), "{shown}");
     }
 
     #[test]

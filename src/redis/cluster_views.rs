@@ -168,9 +168,7 @@ fn endpoint(addr: &str) -> (&str, u16) {
 
 /// Whether clients can be sent to `member`, as far as this node can tell.
 fn is_healthy(status: &Status, leader: &MemberStatus, member: &MemberStatus) -> bool {
-    member.id == leader.id
-        || member.id == status.node_id
-        || matches!(member.connection, Connection::Own | Connection::Connected)
+    member.id == leader.id || member.id == status.node_id || member.connection == Connection::Connected
 }
 
 /// The leader, then the other members in the order of their ids.

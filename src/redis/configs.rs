@@ -1,13 +1,18 @@
 //! Every setting as a module config `raft.<name>`: `redis.conf`, `--raft.name value`, `CONFIG GET/SET/REWRITE`.
 //!
-//! The server drives it in three steps. When the module is loaded, it sets each config once (from the file, the
-//! command line, or the default), in an order of its own, so values are *staged* and looked at together only when all
-//! are in. `CONFIG SET` stages each of its pairs, then asks each to *apply*: there the whole is validated, and
-//! published if it is sound. When any pair is refused, the server stages the old values again, as it read them before.
+//! The module's arguments become the *defaults* of the configs. So a `raft.name` line beats an argument, and what
+//! `CONFIG SET` changed and `CONFIG REWRITE` wrote is still in force after a restart with the same arguments.
 //!
-//! Secrets: the server reads the old values through the same callback that answers `CONFIG GET`, so a secret is read
-//! as [`HIDDEN`], and staging that word means "as it was". `CONFIG REWRITE` writes the word too: after it the password
-//! must be put into the file again, as long as it is still needed (only `RAFT.CLUSTER JOIN` needs it).
+//! The server drives a change in steps. When the module is loaded, it sets each config once, in an order of its own,
+//! so values are *staged* and looked at together only when all are in. `CONFIG SET` stages each of its pairs, then
+//! asks each to *apply*: there the whole is validated, and published if it is sound. When any pair is refused, the
+//! server stages the old values again, as it read them before.
+//!
+//! Secrets: the server reads the old values through the same callback that answers `CONFIG GET`, and stages an old
+//! value only if it differs from what it reads now. So a secret is read as a [`Mask`] that differs from secret to
+//! secret, and staging a mask brings its secret back. `CONFIG REWRITE` writes the mask too: in the next process it
+//! means nothing and counts as not given, so the password must be put in again as long as it is needed (only
+//! `RAFT.CLUSTER JOIN` needs it).
 
 use crate::node::settings::{Kind, Setting, Settings, SettingsError, Value, SETTINGS};
 use crate::redis::options::Arguments;
@@ -15,20 +20,46 @@ use redis_module::raw;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_longlong, c_void, CString};
+use std::hash::{BuildHasher, RandomState};
 use std::ptr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// What is shown in place of a secret that is set.
-pub const HIDDEN: &str = "(hidden)";
+/// How a secret is shown: its hash under a key that only this process knows.
+struct Mask {
+    key: RandomState,
+}
+
+impl Mask {
+    const START: &'static str = "(hidden ";
+
+    fn of(&self, secret: &Value) -> Value {
+        match secret {
+            Value::Text(text) if !text.is_empty() => {
+                Value::Text(format!("{}{:016x})", Self::START, self.key.hash_one(text)))
+            }
+            // That no secret is set is no secret.
+            other => other.clone(),
+        }
+    }
+
+    fn is_mask(value: &Value) -> bool {
+        matches!(value, Value::Text(text) if text.starts_with(Self::START))
+    }
+}
 
 /// Invariant: outside of a load and of a `CONFIG SET`, `staged` equals `published`.
 struct Store {
+    /// The defaults, and over them the module's arguments.
+    given: Settings,
     staged: Settings,
     published: Arc<Settings>,
+    /// What was in force before `published`.
+    previous: Arc<Settings>,
+    mask: Mask,
     on_change: Option<fn(&Settings)>,
 }
 
-static STORE: LazyLock<Mutex<Store>> = LazyLock::new(|| Mutex::new(Store::new()));
+static STORE: LazyLock<Mutex<Store>> = LazyLock::new(|| Mutex::new(Store::new(Settings::default())));
 
 fn store() -> MutexGuard<'static, Store> {
     // A panic cannot leave the store half changed: each change is one assignment.
@@ -36,30 +67,40 @@ fn store() -> MutexGuard<'static, Store> {
 }
 
 impl Store {
-    fn new() -> Self {
-        Store { staged: Settings::default(), published: Arc::new(Settings::default()), on_change: None }
+    fn new(given: Settings) -> Self {
+        let published = Arc::new(given.clone());
+        Store {
+            staged: given.clone(),
+            given,
+            previous: published.clone(),
+            published,
+            mask: Mask { key: RandomState::new() },
+            on_change: None,
+        }
     }
 
     fn stage(&mut self, setting: &Setting, value: Value) -> Result<(), SettingsError> {
-        if setting.hidden && value == Value::Text(HIDDEN.to_owned()) {
-            let as_it_was = setting.read(&self.published);
-            if as_it_was == setting.default_value() {
-                log::warn!(
-                    "raft.{} is '{HIDDEN}', as CONFIG REWRITE leaves it: it counts as not set",
-                    setting.name
-                );
-            }
-            return setting.write(&mut self.staged, as_it_was);
+        if !setting.hidden || !Mask::is_mask(&value) {
+            return setting.write(&mut self.staged, value);
         }
-        setting.write(&mut self.staged, value)
+        let known = [&*self.published, &*self.previous].map(|settings| setting.read(settings));
+        let secret = known.into_iter().find(|secret| self.mask.of(secret) == value).unwrap_or_else(|| {
+            log::warn!(
+                "raft.{} is a mask, as CONFIG REWRITE leaves it: it counts as not given",
+                setting.name
+            );
+            setting.read(&self.given)
+        });
+        setting.write(&mut self.staged, secret)
     }
 
     fn shown(&self, setting: &Setting) -> Value {
         let value = setting.read(&self.staged);
-        if setting.hidden && value != setting.default_value() {
-            return Value::Text(HIDDEN.to_owned());
+        if setting.hidden {
+            self.mask.of(&value)
+        } else {
+            value
         }
-        value
     }
 
     /// Publishes what is staged, if it is sound. Returns the hook to call when something changed.
@@ -68,7 +109,7 @@ impl Store {
         if self.staged == *self.published {
             return Ok(None);
         }
-        self.published = Arc::new(self.staged.clone());
+        self.previous = std::mem::replace(&mut self.published, Arc::new(self.staged.clone()));
         Ok(self.on_change)
     }
 }
@@ -81,17 +122,6 @@ pub fn current() -> Arc<Settings> {
 /// Registers what is called, on the main thread, after each change of the settings.
 pub fn set_on_change(hook: fn(&Settings)) {
     store().on_change = Some(hook);
-}
-
-/// Puts the module's arguments over what [`load`] brought in, and the result in force. To be called once, after
-/// `load`, also without arguments: only here the values are validated together.
-pub fn override_from_arguments(arguments: &Arguments) -> Result<Arc<Settings>, SettingsError> {
-    update(|settings| {
-        for (setting, value) in arguments.iter() {
-            setting.write(settings, value.clone())?;
-        }
-        Ok(())
-    })
 }
 
 /// Changes settings from within, as for an address that was found out: all of `change` or nothing takes effect.
@@ -112,12 +142,23 @@ pub fn update(
     Ok(published)
 }
 
-/// Makes all settings known to the server as `raft.<name>`. Only while the module is being loaded.
-pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
+/// Makes all settings known to the server as `raft.<name>`, with `arguments` as their defaults. Only while the module
+/// is being loaded.
+///
+/// # Safety
+/// `ctx` must be the context of the running OnLoad.
+pub unsafe fn register(ctx: *mut raw::RedisModuleCtx, arguments: &Arguments) -> Result<(), String> {
+    let mut given = Settings::default();
+    for (setting, value) in arguments.iter() {
+        setting.write(&mut given, value.clone()).map_err(|error| error.to_string())?;
+    }
+    {
+        let mut store = store();
+        *store = Store { on_change: store.on_change, ..Store::new(given.clone()) };
+    }
     for (position, setting) in SETTINGS.iter().enumerate() {
-        let name = CString::new(setting.name).map_err(|error| error.to_string())?;
-        let status = register_one(ctx, position, setting, &name)
-            .ok_or("this server has no module configs: Redis 7.0 or newer is needed")?;
+        // SAFETY: the caller vouches for `ctx`.
+        let status = unsafe { register_one(ctx, position, setting, &setting.read(&given))? };
         if status != raw::REDISMODULE_OK as c_int {
             return Err(format!("the server refused to register the config raft.{}", setting.name));
         }
@@ -125,14 +166,18 @@ pub fn register(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the server's status; `None` when the server lacks the call.
-fn register_one(
+const NO_MODULE_CONFIGS: &str = "this server has no module configs: Redis 7.0 or newer is needed";
+
+/// Returns the server's status.
+///
+/// # Safety
+/// `ctx` must be the context of the running OnLoad.
+unsafe fn register_one(
     ctx: *mut raw::RedisModuleCtx,
     position: usize,
     setting: &Setting,
-    name: &CString,
-) -> Option<c_int> {
-    let privdata = position as *mut c_void;
+    default: &Value,
+) -> Result<c_int, String> {
     let mut flags = raw::REDISMODULE_CONFIG_DEFAULT;
     if setting.immutable {
         flags |= raw::REDISMODULE_CONFIG_IMMUTABLE;
@@ -140,39 +185,40 @@ fn register_one(
     if setting.hidden {
         flags |= raw::REDISMODULE_CONFIG_SENSITIVE | raw::REDISMODULE_CONFIG_HIDDEN;
     }
-    let name = name.as_ptr();
-    match setting.kind {
-        // SAFETY (all four): `ctx` is that of the running OnLoad; the server copies names and defaults before it
-        // returns; the callbacks are functions of this file, and `privdata` is a number to it, never followed.
-        Kind::Bool { default } => unsafe {
-            let call = raw::RedisModule_RegisterBoolConfig?;
-            let default = c_int::from(default);
-            Some(call(ctx, name, default, flags, Some(get_bool), Some(set_bool), Some(apply), privdata))
+    if matches!(setting.kind, Kind::Number { memory: true, .. }) {
+        flags |= raw::REDISMODULE_CONFIG_MEMORY;
+    }
+    let name = c_string(setting.name)?;
+    let (name, privdata) = (name.as_ptr(), position as *mut c_void);
+    // SAFETY (all four): the caller vouches for `ctx`; the server copies names and defaults before it returns;
+    // the callbacks are functions of this file, and `privdata` is a number to it, never followed.
+    match (setting.kind, default) {
+        (Kind::Bool { .. }, Value::Bool(default)) => unsafe {
+            let call = raw::RedisModule_RegisterBoolConfig.ok_or(NO_MODULE_CONFIGS)?;
+            let default = c_int::from(*default);
+            Ok(call(ctx, name, default, flags, Some(get_bool), Some(set_bool), Some(apply), privdata))
         },
-        Kind::Number { default, min, max, memory } => unsafe {
-            let call = raw::RedisModule_RegisterNumericConfig?;
-            if memory {
-                flags |= raw::REDISMODULE_CONFIG_MEMORY;
-            }
-            let (default, min, max) = (to_signed(default), to_signed(min), to_signed(max));
+        (Kind::Number { min, max, .. }, Value::Number(default)) => unsafe {
+            let call = raw::RedisModule_RegisterNumericConfig.ok_or(NO_MODULE_CONFIGS)?;
+            let (default, min, max) = (to_signed(*default), to_signed(min), to_signed(max));
             let (get, set) = (Some(get_number as _), Some(set_number as _));
-            Some(call(ctx, name, default, flags, min, max, get, set, Some(apply), privdata))
+            Ok(call(ctx, name, default, flags, min, max, get, set, Some(apply), privdata))
         },
-        Kind::Text { default, .. } => unsafe {
-            let call = raw::RedisModule_RegisterStringConfig?;
-            let default = CString::new(default).ok()?;
+        (Kind::Text { .. }, Value::Text(default)) => unsafe {
+            let call = raw::RedisModule_RegisterStringConfig.ok_or(NO_MODULE_CONFIGS)?;
+            let default = c_string(default)?;
             let (get, set) = (Some(get_text as _), Some(set_text as _));
-            Some(call(ctx, name, default.as_ptr(), flags, get, set, Some(apply), privdata))
+            Ok(call(ctx, name, default.as_ptr(), flags, get, set, Some(apply), privdata))
         },
-        Kind::Enum { default, names } => unsafe {
-            let call = raw::RedisModule_RegisterEnumConfig?;
-            let names: Vec<CString> = names.iter().filter_map(|name| CString::new(*name).ok()).collect();
+        (Kind::Enum { names, .. }, Value::Choice(default)) => unsafe {
+            let call = raw::RedisModule_RegisterEnumConfig.ok_or(NO_MODULE_CONFIGS)?;
+            let names: Vec<CString> = names.iter().map(|name| c_string(name)).collect::<Result<_, _>>()?;
             let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
             let values: Vec<c_int> = (0..names.len() as c_int).collect();
             let (get, set) = (Some(get_choice as _), Some(set_choice as _));
             let (pointers, count) = (pointers.as_mut_ptr(), values.len() as c_int);
-            let default = default as c_int;
-            Some(call(
+            let default = *default as c_int;
+            Ok(call(
                 ctx,
                 name,
                 default,
@@ -186,20 +232,31 @@ fn register_one(
                 privdata,
             ))
         },
+        _ => Err(format!("the default of {} is of another kind", setting.name)),
     }
 }
 
-/// Lets the server hand in the values of `redis.conf` and the command line. After [`register`], still in OnLoad.
-/// The server has then logged what is wrong with which value.
-pub fn load(ctx: *mut raw::RedisModuleCtx) -> Result<(), String> {
-    // SAFETY: `ctx` is that of the running OnLoad; the callbacks that the server calls take the lock, free here.
+fn c_string(text: &str) -> Result<CString, String> {
+    CString::new(text).map_err(|error| error.to_string())
+}
+
+/// Lets the server hand in the values of `redis.conf` and the command line, and puts the whole in force. After
+/// [`register`], still in OnLoad.
+///
+/// # Safety
+/// `ctx` must be the context of the running OnLoad.
+pub unsafe fn load(ctx: *mut raw::RedisModuleCtx) -> Result<Arc<Settings>, String> {
+    // SAFETY: the caller vouches for `ctx`; the callbacks that the server calls take the lock, which is free here.
     let status = unsafe { raw::RedisModule_LoadConfigs.map(|call| call(ctx)) };
     match status {
-        Some(status) if status == raw::REDISMODULE_OK as c_int => Ok(()),
+        Some(status) if status == raw::REDISMODULE_OK as c_int => {
+            update(|_| Ok(())).map_err(|error| error.to_string())
+        }
+        // The server has logged which, and why.
         Some(_) => {
             Err("a raft.* value in redis.conf or on the command line was refused: see the line above".into())
         }
-        None => Err("this server has no module configs: Redis 7.0 or newer is needed".into()),
+        None => Err(NO_MODULE_CONFIGS.into()),
     }
 }
 
@@ -370,7 +427,7 @@ mod tests {
 
     #[test]
     fn values_are_in_force_only_once_they_are_sound_together() {
-        let mut store = Store { on_change: Some(hook), ..Store::new() };
+        let mut store = Store { on_change: Some(hook), ..Store::new(Settings::default()) };
         // Each alone would break the rule, in this order even for a moment.
         store.stage(setting("election-timeout"), Value::Number(100)).unwrap();
         assert!(matches!(store.publish(), Err(SettingsError::ElectionTimeoutTooShort { .. })));
@@ -383,35 +440,51 @@ mod tests {
 
     #[test]
     fn a_refused_value_stages_nothing() {
-        let mut store = Store::new();
+        let mut store = Store::new(Settings::default());
         assert!(store.stage(setting("addr"), text("nonsense")).is_err());
         assert!(store.stage(setting("append-req-max-count"), Value::Number(0)).is_err());
         assert_eq!(store.staged, *store.published);
     }
 
-    #[test]
-    fn a_secret_is_never_shown_and_survives_a_rollback() {
-        let mut store = Store::new();
-        let password = setting("cluster-password");
-        assert_eq!(store.shown(password), text(""), "not set can be seen");
-        store.stage(password, text("old")).unwrap();
-        store.publish().unwrap();
-        let backup = store.shown(password);
-        assert_eq!(backup, text(HIDDEN));
-        store.stage(password, text("new")).unwrap();
-        assert_eq!(store.shown(password), text(HIDDEN));
-        // Another pair of the same CONFIG SET is refused: the server puts back what it has read.
-        store.stage(password, backup).unwrap();
-        assert_eq!(store.staged.cluster_password, "old");
+    /// What the server does to put an old value back: nothing, when it reads the same.
+    fn restore(store: &mut Store, setting: &Setting, backup: Value) {
+        if store.shown(setting) != backup {
+            store.stage(setting, backup).unwrap();
+        }
     }
 
     #[test]
-    fn the_word_for_a_secret_never_becomes_one() {
-        let mut store = Store::new();
-        store.stage(setting("cluster-password"), text(HIDDEN)).unwrap();
-        assert_eq!(store.staged.cluster_password, "");
-        store.stage(setting("cluster-user"), text(HIDDEN)).unwrap();
-        assert_eq!(store.staged.cluster_user, HIDDEN);
+    fn a_secret_is_never_shown_and_survives_a_rollback() {
+        let mut store = Store::new(Settings::default());
+        let password = setting("cluster-password");
+        for old in ["", "old"] {
+            store.stage(password, text(old)).unwrap();
+            store.publish().unwrap();
+            let backup = store.shown(password);
+            store.stage(password, text("new")).unwrap();
+            assert!(!store.shown(password).to_string().contains("new"));
+            // Another pair of the same CONFIG SET is refused, before and after this one was applied.
+            restore(&mut store, password, backup.clone());
+            assert_eq!(store.staged.cluster_password, old);
+            store.stage(password, text("new")).unwrap();
+            store.publish().unwrap();
+            restore(&mut store, password, backup);
+            store.publish().unwrap();
+            assert_eq!(store.published.cluster_password, old);
+        }
+        assert!(!store.shown(password).to_string().contains("old"));
+    }
+
+    #[test]
+    fn the_mask_of_another_process_counts_as_not_given() {
+        let password = setting("cluster-password");
+        let given = Settings { cluster_password: "argument".to_owned(), ..Settings::default() };
+        let left_by_rewrite = Store::new(given.clone()).shown(password);
+        let mut store = Store::new(given);
+        store.stage(password, left_by_rewrite).unwrap();
+        assert_eq!(store.staged.cluster_password, "argument");
+        store.stage(setting("cluster-user"), text("(hidden x)")).unwrap();
+        assert_eq!(store.staged.cluster_user, "(hidden x)");
     }
 
     #[test]
