@@ -365,7 +365,7 @@ fn core_settings(id: NodeId, settings: &Settings, seed: u64) -> crate::consensus
         election_timeout_us: settings.election_timeout_ms * 1000,
         heartbeat_us: settings.request_timeout_ms * 1000,
         max_inflight_messages: settings.append_req_max_count as usize,
-        max_message_bytes: settings.append_req_max_size,
+        max_message_bytes: settings.append_req_max_bytes,
         seed,
     }
 }

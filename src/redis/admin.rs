@@ -1,0 +1,243 @@
+//! `RAFT.CLUSTER` and `RAFT.NODE`: the administrator's commands. Each blocks its client until the raft thread
+//! has an answer.
+
+use super::ffi::{self, api, Context, Text};
+use super::main_thread::{self, MainThread};
+use crate::limits::CLUSTER_ID_BYTES;
+use crate::node::address::HostPort;
+use crate::node::bridge::{Answer, Ticket, ToRaft};
+use redis_module::raw;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+
+/// Beyond what any request may take by itself: an answer that never comes is a defect, not a hanging client.
+const GRACE_MS: i64 = 10_000;
+
+#[derive(Clone, Copy)]
+enum Form {
+    /// `+OK`, `+OK <id>`.
+    Status,
+    /// `*2 :id +cluster-id`.
+    Added,
+    /// `[id, cluster id, secret, members]`, for a node that joins.
+    Invitation,
+}
+
+struct Ticketed {
+    client: *mut raw::RedisModuleBlockedClient,
+    form: Form,
+}
+
+struct Ready {
+    answer: Answer,
+    form: Form,
+}
+
+/// Requests that wait for the raft thread.
+#[derive(Default)]
+pub struct Tickets {
+    next: Cell<Ticket>,
+    waiting: RefCell<HashMap<Ticket, Ticketed>>,
+}
+
+impl Tickets {
+    /// Blocks the client and sends the request that `request` makes of its ticket.
+    fn issue(&self, ctx: Context, form: Form, timeout_ms: i64, request: impl FnOnce(Ticket) -> ToRaft) -> c_int {
+        if !super::wait::is_possible(ctx) {
+            return ffi::reply_error(ctx, "ERR not allowed inside a transaction or a script");
+        }
+        // SAFETY: the callbacks are functions of this file; the private data is given when unblocking.
+        let client = unsafe {
+            api!(RedisModule_BlockClient)(ctx, Some(reply), Some(timed_out), Some(free), timeout_ms)
+        };
+        let ticket = self.next.get() + 1;
+        self.next.set(ticket);
+        // SAFETY: the blocked client is alive; the callback takes the ticket back when the client goes.
+        unsafe { api!(RedisModule_SetDisconnectCallback)(client, Some(disconnected)) };
+        self.waiting.borrow_mut().insert(ticket, Ticketed { client, form });
+        main_thread::get().bridge.tell_raft(request(ticket));
+        ffi::OK
+    }
+
+    pub fn answer(&self, ticket: Ticket, answer: Answer) {
+        let Some(Ticketed { client, form }) = self.waiting.borrow_mut().remove(&ticket) else { return };
+        let ready = Box::into_raw(Box::new(Ready { answer, form }));
+        // SAFETY: the client is still blocked, or its callback would have taken the ticket; `free` frees the data.
+        unsafe { api!(RedisModule_UnblockClient)(client, ready.cast()) };
+    }
+
+    fn forget(&self, client: *mut raw::RedisModuleBlockedClient) {
+        self.waiting.borrow_mut().retain(|_, ticketed| ticketed.client != client);
+    }
+}
+
+unsafe extern "C" fn reply(ctx: Context, _: *mut Text, _: c_int) -> c_int {
+    let Ready { answer, form } = &*api!(RedisModule_GetBlockedClientPrivateData)(ctx).cast::<Ready>();
+    match (answer, form) {
+        (Answer::Ok, _) => ffi::reply_status(ctx, "OK"),
+        (Answer::Created { cluster_id }, _) => ffi::reply_status(ctx, &format!("OK {cluster_id}")),
+        (Answer::Added { id, cluster_id, secret, members }, Form::Invitation) => {
+            ffi::reply_array(ctx, 4);
+            ffi::reply_integer(ctx, *id as i64);
+            ffi::reply_bulk(ctx, cluster_id.as_bytes());
+            ffi::reply_bulk(ctx, secret);
+            ffi::reply_bulk(ctx, members)
+        }
+        (Answer::Added { id, cluster_id, .. }, _) => {
+            ffi::reply_array(ctx, 2);
+            ffi::reply_integer(ctx, *id as i64);
+            ffi::reply_status(ctx, cluster_id)
+        }
+        (Answer::Moved { address }, _) => ffi::reply_error(ctx, &super::cluster_views::moved(0, address)),
+        (Answer::NoLeader, _) => ffi::reply_error(ctx, super::data::NO_LEADER),
+        (Answer::Refused(reason), _) => ffi::reply_error(ctx, &format!("ERR {reason}")),
+        (Answer::Unknown { id }, _) => ffi::reply_error(
+            ctx,
+            &format!("ERR leadership was lost meanwhile: node {id} may have been added or not, see RAFT.INFO"),
+        ),
+    }
+}
+
+unsafe extern "C" fn timed_out(ctx: Context, _: *mut Text, _: c_int) -> c_int {
+    main_thread::get().tickets.forget(api!(RedisModule_GetBlockedClientHandle)(ctx));
+    ffi::reply_error(ctx, "ERR no answer yet; the request goes on, see RAFT.INFO")
+}
+
+unsafe extern "C" fn disconnected(_: Context, client: *mut raw::RedisModuleBlockedClient) {
+    main_thread::get().tickets.forget(client);
+    // The server wants a client that left to be unblocked all the same.
+    api!(RedisModule_UnblockClient)(client, std::ptr::null_mut());
+}
+
+unsafe extern "C" fn free(_: Context, ready: *mut c_void) {
+    if !ready.is_null() {
+        drop(Box::from_raw(ready.cast::<Ready>()));
+    }
+}
+
+fn is(word: Text, name: &str) -> bool {
+    ffi::bytes(word).eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// `RAFT.CLUSTER INIT [id]`, `RAFT.CLUSTER JOIN host:port [host:port ..] [FORCE]`.
+pub unsafe extern "C" fn cluster_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
+    let state = main_thread::get();
+    match ffi::arguments(argv, argc) {
+        [_, init] if is(*init, "init") => init_cluster(ctx, state, None),
+        [_, init, id] if is(*init, "init") => init_cluster(ctx, state, Some(*id)),
+        [_, join, rest @ ..] if is(*join, "join") && !rest.is_empty() => join_cluster(ctx, state, rest),
+        [_, word, ..] if is(*word, "init") || is(*word, "join") => ffi::wrong_arity(ctx),
+        [_, word, ..] => {
+            let message = format!("ERR unknown subcommand '{}': RAFT.CLUSTER takes INIT or JOIN", shown(*word));
+            ffi::reply_error(ctx, &message)
+        }
+        _ => ffi::wrong_arity(ctx),
+    }
+}
+
+fn shown(word: Text) -> String {
+    ffi::lossy(word).chars().take(64).collect()
+}
+
+fn init_cluster(ctx: Context, state: &MainThread, id: Option<Text>) -> c_int {
+    let id = id.map(ffi::lossy);
+    if let Some(id) = id.as_ref().filter(|id| !is_cluster_id(id)) {
+        let message = format!(
+            "ERR a cluster id has {CLUSTER_ID_BYTES} letters or digits, '{}' has not",
+            id.chars().take(64).collect::<String>()
+        );
+        return ffi::reply_error(ctx, &message);
+    }
+    if let Err(reason) = has_no_data(ctx) {
+        return ffi::reply_error(ctx, &format!("ERR {reason}; FLUSHALL before RAFT.CLUSTER INIT"));
+    }
+    let timeout_ms = super::configs::current().election_timeout_ms as i64 * 4 + GRACE_MS;
+    state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::Init { ticket, cluster_id: id })
+}
+
+fn is_cluster_id(id: &str) -> bool {
+    id.len() == CLUSTER_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn join_cluster(ctx: Context, state: &MainThread, words: &[Text]) -> c_int {
+    let force = words.last().is_some_and(|word| is(*word, "force"));
+    let addresses: Vec<String> =
+        words[..words.len() - usize::from(force)].iter().map(|w| ffi::lossy(*w)).collect();
+    if addresses.is_empty() {
+        return ffi::wrong_arity(ctx);
+    }
+    for address in &addresses {
+        if let Err(error) = HostPort::parse(address) {
+            return ffi::reply_error(ctx, &format!("ERR '{address}' is not an address: {error}"));
+        }
+    }
+    if let Err(reason) = has_no_data(ctx).or_else(|reason| if force { Ok(()) } else { Err(reason) }) {
+        return ffi::reply_error(ctx, &format!("ERR {reason}, which joining replaces; add FORCE if that is meant"));
+    }
+    let timeout_ms = super::configs::current().join_timeout_ms as i64 + GRACE_MS;
+    state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::Join { ticket, addresses })
+}
+
+/// `Err`: what this server holds.
+fn has_no_data(ctx: Context) -> Result<(), String> {
+    let keyspace = ffi::call(ctx, &["INFO", "keyspace"])?.text();
+    let databases: Vec<&str> = keyspace.lines().filter(|line| line.starts_with("db")).collect();
+    match databases.is_empty() {
+        true => Ok(()),
+        false => Err(format!("this server holds data ({})", databases.join("; "))),
+    }
+}
+
+/// `RAFT.NODE ADD|INVITE <id or 0> <host:port> [peer host:port]`.
+pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
+    let state = main_thread::get();
+    let words = ffi::arguments(argv, argc);
+    let form = match words.get(1) {
+        Some(word) if is(*word, "add") => Form::Added,
+        Some(word) if is(*word, "invite") => Form::Invitation,
+        Some(word) => {
+            let message = format!("ERR unknown subcommand '{}': RAFT.NODE takes ADD", shown(*word));
+            return ffi::reply_error(ctx, &message);
+        }
+        None => return ffi::wrong_arity(ctx),
+    };
+    let (id, address, peer) = match &words[2..] {
+        [id, address] => (ffi::lossy(*id), ffi::lossy(*address), None),
+        [id, address, peer] => (ffi::lossy(*id), ffi::lossy(*address), Some(ffi::lossy(*peer))),
+        _ => return ffi::wrong_arity(ctx),
+    };
+    match parse_node(&id, &address, peer) {
+        Err(reason) => ffi::reply_error(ctx, &format!("ERR {reason}")),
+        Ok((id, address, peer_address)) => {
+            let timeout_ms = super::configs::current().join_timeout_ms as i64;
+            let request = |ticket| ToRaft::AddNode { ticket, id, address, peer_address };
+            state.tickets.issue(ctx, form, timeout_ms, request)
+        }
+    }
+}
+
+fn parse_node(id: &str, address: &str, peer: Option<String>) -> Result<(u64, String, String), String> {
+    let id: u64 = id
+        .parse()
+        .ok()
+        .filter(|id| i64::try_from(*id).is_ok())
+        .ok_or_else(|| format!("'{}' is not a node id: a positive number, or 0 to have one chosen", id.escape_debug()))?;
+    let parsed = HostPort::parse(address).map_err(|error| format!("'{address}' is not an address: {error}"))?;
+    let peer_address = match peer {
+        None => default_peer_address(&parsed)?,
+        Some(peer) => {
+            HostPort::parse(&peer).map_err(|error| format!("'{peer}' is not an address: {error}"))?;
+            peer
+        }
+    };
+    Ok((id, address.to_string(), peer_address))
+}
+
+/// Peers connect 10000 ports above the clients, unless told otherwise.
+pub fn default_peer_address(address: &HostPort) -> Result<String, String> {
+    let port = address.port.checked_add(10_000).ok_or_else(|| {
+        format!("port {} + 10000 is beyond 65535: set raft.peer-addr", address.port)
+    })?;
+    Ok(HostPort { host: address.host, port }.to_string())
+}

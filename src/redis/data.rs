@@ -1,0 +1,214 @@
+//! `RAFT <command ..>`: data commands, put there by the filter or written by a client.
+//!
+//! On the leader the command is executed at once, and its reply is held by the gate. Elsewhere it is redirected;
+//! where no leader is known it waits. An error is sent only for a command that was not executed.
+
+use super::blocking;
+use super::cluster_views::moved;
+use super::command_table::{blocks, Class};
+use super::ffi::{self, Context, Text};
+use super::main_thread::{self, MainThread};
+use super::wait;
+use crate::node::status::{State, Status};
+use crate::resp::key_slot;
+use redis_module::raw;
+use std::ffi::{c_int, CStr};
+
+/// Replicate; errors as replies; the client's protocol version; its ACL user; respect maxmemory.
+pub const CALL_FORMAT: &CStr = c"!E0CMv";
+
+pub unsafe extern "C" fn raft_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
+    run(ctx, ffi::arguments(argv, argc), wait::Patience::Fresh)
+}
+
+/// `words`: `RAFT` and the command.
+pub fn run(ctx: Context, words: &[Text], patience: wait::Patience) -> c_int {
+    if words.len() < 2 {
+        return ffi::wrong_arity(ctx);
+    }
+    let state = main_thread::get();
+    let command = &words[1..];
+    let second = command.get(1).map(|word| ffi::bytes(*word));
+    let class = state.table.borrow().classify(ffi::bytes(command[0]), second, command.len());
+    match class {
+        Class::Unknown => refuse_unknown(ctx, command),
+        Class::Read | Class::Write | Class::Blocking { .. } | Class::Wait | Class::Transaction => {
+            match state.gate.is_open() {
+                true => execute(ctx, state, command, class, patience),
+                false => elsewhere(ctx, state, command, patience),
+            }
+        }
+        _ => ffi::reply_error(ctx, "ERR RAFT runs commands that read or write data; send others as they are"),
+    }
+}
+
+fn execute(
+    ctx: Context,
+    state: &MainThread,
+    command: &[Text],
+    class: Class,
+    patience: wait::Patience,
+) -> c_int {
+    match class {
+        Class::Wait => return execute_wait(ctx, state),
+        // It waited for a leader, and this node became it: natively it can be run only if it is sent again.
+        Class::Transaction => return send_here(ctx, state, command),
+        Class::Blocking { .. } if blocking_words(command) => {
+            return match patience {
+                wait::Patience::Fresh => blocking::run(ctx, state, command),
+                wait::Patience::Over => send_here(ctx, state, command),
+            };
+        }
+        Class::Write | Class::Blocking { write: true } => state.gate.wrote(),
+        _ => {}
+    }
+    call_and_hold(ctx, state, command)
+}
+
+fn blocking_words(command: &[Text]) -> bool {
+    blocks(&command.iter().map(|word| ffi::bytes(*word)).collect::<Vec<_>>())
+}
+
+/// Executes now, answers into the client's buffer, and holds that.
+fn call_and_hold(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
+    if is_script(ffi::bytes(command[0])) {
+        state.gate.ran_script();
+    }
+    match call(ctx, command) {
+        Ok(reply) => {
+            reply.forward(ctx);
+            state.gate.hold(ffi::client_id(ctx));
+        }
+        Err(message) => {
+            ffi::reply_error(ctx, &message);
+        }
+    }
+    ffi::OK
+}
+
+/// Runs a data command for the calling client. `Err`: it was refused before it ran.
+pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
+    let name = ffi::bytes(command[0]);
+    // The server ends its strings with a zero, so the name is a C string as it stands, if it has no zero within.
+    // SAFETY: the byte after a server string's last one belongs to it and is zero.
+    let name = CStr::from_bytes_with_nul(unsafe { std::slice::from_raw_parts(name.as_ptr(), name.len() + 1) })
+        .map_err(|_| "ERR unknown command".to_string())?;
+    match ffi::call_vector(ctx, name, CALL_FORMAT, &command[1..]) {
+        Some(reply) if reply.is_error() && permission_denied() => Err(no_permission(name)),
+        Some(reply) => Ok(reply),
+        None if permission_denied() => Err(no_permission(name)),
+        None => Err(format!("ERR {}", std::io::Error::last_os_error())),
+    }
+}
+
+/// The server says by `errno` that the ACL forbids the call; the text of its error differs from the native one.
+fn permission_denied() -> bool {
+    std::io::Error::last_os_error().raw_os_error() == Some(libc::EACCES)
+}
+
+fn no_permission(name: &CStr) -> String {
+    let name = name.to_string_lossy().to_ascii_lowercase();
+    format!("NOPERM this user has no permissions to run the '{name}' command or to access one of its keys")
+}
+
+fn is_script(name: &[u8]) -> bool {
+    [&b"eval"[..], b"evalsha", b"fcall", b"eval_ro", b"evalsha_ro", b"fcall_ro"]
+        .iter()
+        .any(|script| name.eq_ignore_ascii_case(script))
+}
+
+/// What this connection wrote before was answered, so a majority has it on disk. Calling the server's own WAIT
+/// would end the process.
+fn execute_wait(ctx: Context, state: &MainThread) -> c_int {
+    let voters = state.bridge.status().members.iter().filter(|member| member.voting).count();
+    ffi::reply_integer(ctx, (voters / 2) as i64);
+    state.gate.hold(ffi::client_id(ctx));
+    ffi::OK
+}
+
+/// This node does not lead, or not yet.
+fn elsewhere(ctx: Context, state: &MainThread, command: &[Text], patience: wait::Patience) -> c_int {
+    let status = state.bridge.status();
+    match status.state {
+        State::Uninitialized => return ffi::reply_error(ctx, "NOCLUSTER No Raft Cluster"),
+        State::Removed => return ffi::reply_error(ctx, "NOCLUSTER This node was removed from its cluster"),
+        State::Joining | State::Loading | State::Up => {}
+    }
+    match (leader_elsewhere(&status), patience) {
+        (Some(address), _) => ffi::reply_error(ctx, &moved(slot_of(ctx, command), address)),
+        (None, wait::Patience::Fresh) if wait::is_possible(ctx) => wait::for_leader(ctx, state),
+        (None, _) => ffi::reply_error(ctx, NO_LEADER),
+    }
+}
+
+pub const NO_LEADER: &str = "CLUSTERDOWN No raft leader";
+
+/// The leader's address, if the leader is another node.
+pub fn leader_elsewhere(status: &Status) -> Option<&str> {
+    status.leader_id.filter(|id| *id != status.node_id)?;
+    status.leader_addr.as_deref()
+}
+
+/// This node leads now: the client is told to come back here.
+fn send_here(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
+    let status = state.bridge.status();
+    match &status.leader_addr {
+        Some(address) => ffi::reply_error(ctx, &moved(slot_of(ctx, command), address)),
+        None => ffi::reply_error(ctx, NO_LEADER),
+    }
+}
+
+/// Slot of the command's first key; 0 for a command without keys.
+fn slot_of(ctx: Context, command: &[Text]) -> u16 {
+    let mut count = 0;
+    // SAFETY: the strings live as long as the callback; the result is an array of `count` positions that the
+    // caller frees.
+    unsafe {
+        let keys = ffi::api!(RedisModule_GetCommandKeys)(
+            ctx,
+            command.as_ptr() as *mut Text,
+            command.len() as c_int,
+            &mut count,
+        );
+        if keys.is_null() {
+            return 0;
+        }
+        let first = (count > 0).then(|| *keys as usize);
+        ffi::api!(RedisModule_Free)(keys.cast());
+        first.and_then(|at| command.get(at)).map_or(0, |key| key_slot(ffi::bytes(*key)))
+    }
+}
+
+/// `RAFT NOSUCHCOMMAND`: the server's own words.
+fn refuse_unknown(ctx: Context, command: &[Text]) -> c_int {
+    match call(ctx, command) {
+        Ok(reply) if reply.is_error() => reply.forward(ctx),
+        Ok(_) => ffi::reply_error(ctx, "ERR unknown command"),
+        Err(message) => ffi::reply_error(ctx, &message),
+    }
+}
+
+/// `RAFT.DEBUG EXEC <command ..>`: a read of this node's own dataset, without Raft.
+pub unsafe extern "C" fn debug_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
+    let words = ffi::arguments(argv, argc);
+    match words.get(1) {
+        Some(word) if ffi::bytes(*word).eq_ignore_ascii_case(b"exec") && words.len() > 2 => {}
+        _ => return ffi::reply_error(ctx, "ERR RAFT.DEBUG takes EXEC <command ..>"),
+    }
+    let command = &words[2..];
+    let second = command.get(1).map(|word| ffi::bytes(*word));
+    let class = main_thread::get().table.borrow().classify(ffi::bytes(command[0]), second, command.len());
+    match class {
+        Class::Read => match call(ctx, command) {
+            Ok(reply) => reply.forward(ctx),
+            Err(message) => ffi::reply_error(ctx, &message),
+        },
+        Class::Unknown => refuse_unknown(ctx, command),
+        _ => ffi::reply_error(ctx, "ERR RAFT.DEBUG EXEC runs commands that only read"),
+    }
+}
+
+/// Whether the callback runs for the feed, the server's link to this module as its master.
+pub fn is_from_feed(ctx: Context) -> bool {
+    ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_REPLICATED != 0
+}

@@ -1,0 +1,215 @@
+//! The gate: replies leave when what they tell of is decided.
+//!
+//! ```text
+//!   one turn of the event loop
+//!   | a: SET | b: GET | a: INCR | .. | BEFORE_SLEEP |            | released: 41 |
+//!     hold a   hold b                  batch 41 = {a, b}           a, b unprotected
+//! ```
+//!
+//! A *batch* is what the main thread has executed in one turn of its event loop. A batch that may have written
+//! ends with `RAFT.MARK <epoch> <sequence>` in the replication stream; one that has only read is told to the raft
+//! thread as a read barrier. Batches are released in order.
+//!
+//! Invariants: G1 a client's replies are held from before the server could write them until the last batch it is
+//! in is released; G2 while the gate is closed nothing is held; G3 a batch after an unmarked effect (an active
+//! expiry) is a writing one.
+
+use super::{ffi, symbols};
+use crate::node::bridge::{Bridge, Epoch, ToRaft, FINAL_SEQUENCE};
+use crate::node::report::latency_of;
+use crate::node::status::GateStats;
+use hdrhistogram::Histogram;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
+use std::time::Instant;
+
+struct Batch {
+    sequence: u64,
+    clients: Vec<u64>,
+    closed_at: Instant,
+}
+
+pub struct Gate {
+    /// 0 = closed.
+    epoch: Cell<Epoch>,
+    /// The last batch that was closed.
+    sequence: Cell<u64>,
+    /// Clients of the batch that is open.
+    current: RefCell<Vec<u64>>,
+    /// The client that was held last: a pipeline is held once.
+    last: Cell<u64>,
+    batches: RefCell<VecDeque<Batch>>,
+    /// The last batch of each held client.
+    held: RefCell<HashMap<u64, u64>>,
+    /// The open batch may have written; so may something between batches.
+    wrote: Cell<bool>,
+    /// A script ran in this turn: a long one ends by unprotecting its client.
+    ran_script: Cell<bool>,
+    /// The BEFORE_SLEEP of this turn is over: what is executed now must ask for another turn.
+    slept: Cell<bool>,
+    released_batches: Cell<u64>,
+    failed_clients: Cell<u64>,
+    held_us: RefCell<Histogram<u64>>,
+}
+
+impl Gate {
+    pub fn new() -> Gate {
+        Gate {
+            epoch: Cell::new(0),
+            sequence: Cell::new(0),
+            current: RefCell::default(),
+            last: Cell::new(0),
+            batches: RefCell::default(),
+            held: RefCell::default(),
+            wrote: Cell::new(false),
+            ran_script: Cell::new(false),
+            slept: Cell::new(false),
+            released_batches: Cell::new(0),
+            failed_clients: Cell::new(0),
+            held_us: RefCell::new(Histogram::new_with_max(60_000_000, 2).expect("bounds are valid")),
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.epoch.get() != 0
+    }
+
+    pub fn open(&self, epoch: Epoch) {
+        assert!(!self.is_open() && self.held.borrow().is_empty(), "G2: the gate opens once, with nothing held");
+        self.epoch.set(epoch);
+        self.sequence.set(0);
+        self.wrote.set(false);
+    }
+
+    /// The open batch has, or may have, changed the dataset.
+    pub fn wrote(&self) {
+        self.wrote.set(true);
+    }
+
+    pub fn ran_script(&self) {
+        self.ran_script.set(true);
+    }
+
+    /// Holds the client's replies until the open batch is released.
+    pub fn hold(&self, client: u64) {
+        debug_assert!(self.is_open());
+        if self.last.replace(client) == client {
+            return;
+        }
+        let first = {
+            let mut current = self.current.borrow_mut();
+            current.push(client);
+            current.len() == 1
+        };
+        self.held.borrow_mut().insert(client, self.sequence.get() + 1);
+        symbols::protect(client);
+        if first && self.slept.get() {
+            ffi::next_turn(nothing);
+        }
+    }
+
+    pub fn after_sleep(&self) {
+        self.slept.set(false);
+    }
+
+    /// Closes the batch of this turn. Called before the server writes to its clients.
+    pub fn before_sleep(&self, ctx: ffi::Context, bridge: &Bridge) {
+        self.slept.set(true);
+        if self.current.borrow().is_empty() || !self.is_open() {
+            return;
+        }
+        let clients = self.current.take();
+        if self.ran_script.take() {
+            clients.iter().for_each(|client| {
+                symbols::protect(*client);
+            });
+        }
+        let sequence = self.sequence.get() + 1;
+        self.sequence.set(sequence);
+        self.last.set(0);
+        self.batches.borrow_mut().push_back(Batch { sequence, clients, closed_at: Instant::now() });
+        let epoch = self.epoch.get();
+        match self.wrote.take() {
+            true => mark(ctx, epoch, sequence),
+            false => bridge.tell_raft(ToRaft::ReadBarrier { epoch, sequence }),
+        }
+    }
+
+    /// Lets the clients of all batches up to the released one go.
+    pub fn release(&self, bridge: &Bridge) {
+        if !self.is_open() {
+            return;
+        }
+        let released = bridge.released(self.epoch.get());
+        loop {
+            let batch = {
+                let mut batches = self.batches.borrow_mut();
+                match batches.front() {
+                    Some(batch) if batch.sequence <= released => batches.pop_front().expect("there is a front"),
+                    _ => break,
+                }
+            };
+            let held_us = batch.closed_at.elapsed().as_micros() as u64;
+            self.held_us.borrow_mut().saturating_record(held_us);
+            self.released_batches.set(self.released_batches.get() + 1);
+            self.let_go(&batch);
+        }
+    }
+
+    fn let_go(&self, batch: &Batch) {
+        let mut held = self.held.borrow_mut();
+        for client in &batch.clients {
+            // A client that is in a later batch as well stays held (G1).
+            if held.get(client) == Some(&batch.sequence) {
+                held.remove(client);
+                symbols::unprotect(*client);
+            }
+        }
+    }
+
+    /// Closes the gate. The outcome of what is held is unknown, and a reply may sit in an output buffer: the
+    /// connections are closed without a byte of it. The stream ends with the last mark of this leadership.
+    pub fn fail(&self, ctx: ffi::Context) {
+        let epoch = self.epoch.replace(0);
+        if epoch == 0 {
+            return;
+        }
+        self.current.take();
+        self.batches.take();
+        self.last.set(0);
+        self.wrote.set(false);
+        let held: Vec<u64> = self.held.take().into_keys().collect();
+        for client in held {
+            close(ctx, client);
+            symbols::unprotect(client);
+            self.failed_clients.set(self.failed_clients.get() + 1);
+        }
+        mark(ctx, epoch, FINAL_SEQUENCE);
+    }
+
+    pub fn stats(&self) -> GateStats {
+        GateStats {
+            held_clients: self.held.borrow().len() as u64,
+            released_batches: self.released_batches.get(),
+            failed_clients: self.failed_clients.get(),
+            held: latency_of(&self.held_us.borrow()),
+            ..GateStats::default()
+        }
+    }
+}
+
+/// Closes a connection; a client that is gone already is no matter.
+pub fn close(ctx: ffi::Context, client: u64) {
+    if let Err(error) = ffi::call(ctx, &["CLIENT", "KILL", "ID", &client.to_string()]) {
+        log::error!("cannot close client {client}: {error}");
+    }
+}
+
+fn mark(ctx: ffi::Context, epoch: Epoch, sequence: u64) {
+    let number = |value: u64| CString::new(value.to_string()).expect("digits");
+    ffi::replicate(ctx, c"RAFT.MARK", &number(epoch), &number(sequence));
+}
+
+/// Only there to make the event loop turn.
+unsafe extern "C" fn nothing(_: *mut std::ffi::c_void) {}

@@ -1,0 +1,61 @@
+//! What the module keeps on the server's main thread.
+
+use super::admin::Tickets;
+use super::blocking::Blocked;
+use super::command_table::CommandTable;
+use super::ffi::OwnedText;
+use super::gate::Gate;
+use super::info::Build;
+use super::wait::Waiters;
+use crate::node::bridge::Bridge;
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, OnceLock};
+
+/// Strings that the filter puts into commands; made once.
+pub struct Words {
+    pub raft: OwnedText,
+    pub psync: OwnedText,
+    pub denied: OwnedText,
+    pub topology: OwnedText,
+}
+
+pub struct MainThread {
+    pub bridge: Arc<Bridge>,
+    pub gate: Gate,
+    pub table: RefCell<CommandTable>,
+    pub waiters: Waiters,
+    pub blocked: Blocked,
+    pub tickets: Tickets,
+    pub words: Words,
+    pub build: Build,
+    /// First word of what the feed sends; taken off by the filter.
+    pub feed_token: Vec<u8>,
+    /// What the capture link proves itself with.
+    pub capture_secret: Vec<u8>,
+    pub capture_user: *mut redis_module::raw::RedisModuleUser,
+    /// Readable when the raft thread has something for this one.
+    pub wake_fd: i32,
+    /// The settings that the module owns were set.
+    pub took_over: Cell<bool>,
+    /// The thread that runs the node, until it is joined at shutdown.
+    pub raft_thread: RefCell<Option<std::thread::JoinHandle<()>>>,
+}
+
+struct OnlyMainThread(MainThread);
+
+// SAFETY: `get` is called in callbacks of the server only, all of which run on its main thread (or on a thread
+// that holds the server's global lock, which this module never gives up).
+unsafe impl Sync for OnlyMainThread {}
+// SAFETY: as above; it is made on the main thread at load.
+unsafe impl Send for OnlyMainThread {}
+
+static MAIN_THREAD: OnceLock<OnlyMainThread> = OnceLock::new();
+
+/// The state of the module; set before the first callback can run.
+pub fn get() -> &'static MainThread {
+    &MAIN_THREAD.get().expect("set at load, before anything is registered that can call back").0
+}
+
+pub fn set(state: MainThread) {
+    assert!(MAIN_THREAD.set(OnlyMainThread(state)).is_ok(), "the module is loaded once");
+}

@@ -1,0 +1,164 @@
+//! What the raft thread asks of the main thread: follow, lead, stop leading, answer.
+
+use super::ffi::{self, Context};
+use super::main_thread::{self, MainThread};
+use super::{gate, settings};
+use crate::node::bridge::{Epoch, ToMain, ToRaft};
+use redis_module::raw;
+use std::ffi::{c_int, c_void};
+
+/// The event loop calls it when the raft thread has used its wake-up.
+pub unsafe extern "C" fn on_wake(fd: c_int, _: *mut c_void, _: c_int) {
+    let mut counter = [0u8; 8];
+    // An eventfd gives eight bytes or, when somebody else was faster, none; either way the queues are looked at.
+    let _ = libc::read(fd, counter.as_mut_ptr().cast(), counter.len());
+    let state = main_thread::get();
+    state.gate.release(&state.bridge);
+    let mut messages = Vec::new();
+    state.bridge.take_for_main(&mut messages);
+    if messages.is_empty() {
+        return state.gate.release(&state.bridge); // what was released between the two looks
+    }
+    ffi::with_context(|ctx| messages.into_iter().for_each(|message| handle(ctx, state, message)));
+    state.gate.release(&state.bridge);
+}
+
+fn handle(ctx: Context, state: &MainThread, message: ToMain) {
+    match message {
+        ToMain::Follow { port } => follow(ctx, state, port),
+        ToMain::Promote { epoch } => promote(ctx, state, epoch),
+        ToMain::Demote { epoch } => demote(ctx, state, epoch),
+        ToMain::LeaderChanged => {
+            let status = state.bridge.status();
+            if super::data::leader_elsewhere(&status).is_some() {
+                state.waiters.wake_all();
+            }
+        }
+        ToMain::Answer { ticket, answer } => state.tickets.answer(ticket, answer),
+    }
+}
+
+/// While the server loads its own RDB at start, it cannot change its role.
+const LOADING_PAUSE_MS: i64 = 20;
+
+fn follow(ctx: Context, state: &MainThread, port: u16) {
+    if ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0 {
+        let port = port as usize as *mut c_void;
+        // SAFETY: the callback is a function of this file; its argument is a number.
+        unsafe { ffi::api!(RedisModule_CreateTimer)(ctx, LOADING_PAUSE_MS, Some(follow_later), port) };
+        return;
+    }
+    if !state.took_over.replace(true) {
+        settings::take_over(ctx);
+    }
+    if let Err(error) = ffi::call(ctx, &["REPLICAOF", "127.0.0.1", &port.to_string()]) {
+        // Without the feed this node can only vote; that is worth more than a dead process.
+        log::error!("cannot become a replica of the raft log: {error}");
+    }
+}
+
+unsafe extern "C" fn follow_later(ctx: Context, port: *mut c_void) {
+    follow(ctx, main_thread::get(), port as usize as u16);
+}
+
+fn promote(ctx: Context, state: &MainThread, epoch: Epoch) {
+    let promoted = ffi::call(ctx, &["REPLICAOF", "NO", "ONE"]).and_then(|_| replication_position(ctx));
+    match promoted {
+        Ok((replid, offset)) => {
+            // Commands that come from here on are in the stream behind `offset`.
+            state.gate.open(epoch);
+            state.bridge.tell_raft(ToRaft::Promoted { epoch, replid, offset });
+            state.waiters.wake_all();
+        }
+        Err(reason) => state.bridge.tell_raft(ToRaft::PromotionFailed { epoch, reason }),
+    }
+}
+
+/// Id and offset of the server's replication stream.
+fn replication_position(ctx: Context) -> Result<(String, u64), String> {
+    let info = ffi::call(ctx, &["INFO", "replication"])?.text();
+    let field = |name: &str| {
+        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    };
+    let replid = field("master_replid").ok_or("INFO replication has no master_replid")?;
+    let offset = field("master_repl_offset").and_then(|text| text.parse().ok());
+    Ok((replid.to_string(), offset.ok_or("INFO replication has no master_repl_offset")?))
+}
+
+fn demote(ctx: Context, state: &MainThread, epoch: Epoch) {
+    log::info!("leadership {epoch} is over: closing held clients");
+    state.gate.fail(ctx);
+    close_transactions(ctx);
+    state.blocked.redirect_all(ctx);
+}
+
+/// Commands queued after MULTI could only fail inside EXEC's array here.
+fn close_transactions(ctx: Context) {
+    let list = match ffi::call(ctx, &["CLIENT", "LIST", "TYPE", "normal"]) {
+        Ok(list) => list.text(),
+        Err(error) => return log::error!("cannot list clients: {error}"),
+    };
+    for line in list.lines() {
+        let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let in_multi = field("flags").is_some_and(|flags| flags.contains('x'));
+        if let Some(id) = field("id").filter(|_| in_multi).and_then(|id| id.parse().ok()) {
+            gate::close(ctx, id);
+        }
+    }
+}
+
+/// Each turn of the event loop, before the server sleeps and writes to its clients, and after.
+pub unsafe extern "C" fn on_event_loop(
+    ctx: Context,
+    _: raw::RedisModuleEvent,
+    subevent: u64,
+    _: *mut c_void,
+) {
+    let state = main_thread::get();
+    match subevent {
+        BEFORE_SLEEP => state.gate.before_sleep(ctx, &state.bridge),
+        _ => state.gate.after_sleep(),
+    }
+}
+
+const BEFORE_SLEEP: u64 = 0;
+
+/// A key expired or was evicted: a batch that has only read has written after all.
+pub unsafe extern "C" fn on_key_gone(
+    _: Context,
+    _: c_int,
+    _: *const std::ffi::c_char,
+    _: super::ffi::Text,
+) -> c_int {
+    main_thread::get().gate.wrote();
+    ffi::OK
+}
+
+/// The server is ending: the raft thread writes what it has and stops.
+pub unsafe extern "C" fn on_shutdown(_: Context, _: raw::RedisModuleEvent, _: u64, _: *mut c_void) {
+    let state = main_thread::get();
+    state.bridge.tell_raft(ToRaft::Shutdown);
+    if let Some(thread) = state.raft_thread.borrow_mut().take() {
+        if thread.join().is_err() {
+            log::error!("the raft thread ended with a panic");
+        }
+    }
+}
+
+/// `RAFT.APPLIED <index>`: the feed says what the dataset holds now.
+pub unsafe extern "C" fn applied_command(ctx: Context, argv: *mut super::ffi::Text, argc: c_int) -> c_int {
+    let words = ffi::arguments(argv, argc);
+    let index = words.get(1).and_then(|word| std::str::from_utf8(ffi::bytes(*word)).ok()?.parse().ok());
+    match index.filter(|_| super::data::is_from_feed(ctx)) {
+        Some(index) => {
+            main_thread::get().bridge.set_applied(index);
+            ffi::reply_status(ctx, "OK")
+        }
+        None => ffi::reply_error(ctx, "ERR RAFT.APPLIED is part of the replication stream"),
+    }
+}
+
+/// `RAFT.MARK` is only ever read in the replication stream.
+pub unsafe extern "C" fn mark_command(ctx: Context, _: *mut super::ffi::Text, _: c_int) -> c_int {
+    ffi::reply_error(ctx, "ERR RAFT.MARK is part of the replication stream")
+}
