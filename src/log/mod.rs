@@ -1,1 +1,110 @@
-//! stub
+//! The Raft log on disk.
+//!
+//! A directory: `LOCK` (flock), `META` (term, vote, identity), segments `<sequence>.log`, each with its index file
+//! `<sequence>.idx`. docs/log-format.md has the byte tables, the assumptions about the disk, and what a crash
+//! between any two writes leaves. In short:
+//!
+//! * Records stand one behind the other, chained by CRC, in zero-filled segments. A batch is one aligned `pwrite`
+//!   and one `fdatasync`; it begins with a mark that says what was durable before.
+//! * A record that cannot be read is *torn* if nothing proves that it ever was durable - it is dropped then - and
+//!   *damage* if a later mark, the index file, a later segment or META proves that it was: the log is refused.
+//! * A failed write or sync is final. What it left on the disk is decided by the next start.
+//!
+//! Threads: [`Log`] lives in the raft thread and never waits for the disk; the sync thread owns the files
+//! (`writer.rs`), a helper makes segments ahead of need (`prepare.rs`). `disk.rs` holds all system calls.
+//!
+//! Who reads what: `scan.rs` walks the records of one segment; `reader.rs` decides between clean, torn and damage,
+//! for `recovery.rs` as for `raftlog-tool`.
+
+pub mod disk;
+mod error;
+pub mod index_file;
+mod map;
+pub mod meta;
+mod prepare;
+mod reader;
+pub mod record;
+mod recovery;
+pub mod scan;
+pub mod segment;
+mod stats;
+mod store;
+mod sync;
+mod table;
+mod writer;
+
+use std::sync::Arc;
+
+pub use error::LogError;
+pub use reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn, Visitor};
+pub use record::{Entry, Kind};
+pub use recovery::Recovery;
+pub use stats::Stats;
+pub use store::Log;
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Length of a segment file, in bytes; rounded up to whole blocks of 4 KiB.
+    pub segment_bytes: u64,
+    /// Whether a request counts as durable only after fdatasync. `false`: synced every second; for those who ask.
+    pub fsync: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { segment_bytes: 64 << 20, fsync: true }
+    }
+}
+
+/// Whose log it is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// 32 ASCII characters.
+    pub cluster_id: String,
+    pub node_id: u64,
+    /// Proves to peers that a node belongs to the cluster; kept in META, never shown.
+    pub secret: [u8; crate::limits::SECRET_BYTES],
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Identity { cluster_id, node_id, .. } = self;
+        f.debug_struct("Identity")
+            .field("cluster_id", cluster_id)
+            .field("node_id", node_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What Raft must never forget (Raft figure 2, "persistent state").
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HardState {
+    pub term: u64,
+    pub vote: Option<u64>,
+}
+
+/// One write. Its parts take effect in this order.
+#[derive(Clone, Debug, Default)]
+pub struct WriteRequest {
+    /// Increases from request to request.
+    pub id: u64,
+    pub hard_state: Option<HardState>,
+    /// Drop this entry and all after it.
+    pub truncate_from: Option<u64>,
+    /// To be appended behind what is left.
+    pub entries: Vec<Entry>,
+}
+
+/// An entry without its payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordInfo {
+    pub index: u64,
+    pub term: u64,
+    pub kind: Kind,
+    pub payload_bytes: u32,
+}
+
+/// Called by the threads of the log after a batch became durable, or failed: ask [`Log::durable`] then.
+pub type Notify = Box<dyn Fn() + Send + Sync>;
+type SharedNotify = Arc<dyn Fn() + Send + Sync>;

@@ -1,0 +1,149 @@
+//! Every system call of the log, behind a trait, so that tests can make the n-th one fail.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::fcntl::{fallocate, FallocateFlags, Flock, FlockArg};
+
+use super::map::Mapping;
+
+/// Bytes of a mapped file.
+pub type Map = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// A lock, held until dropped.
+pub type Guard = Box<dyn Send + Sync>;
+/// An open file.
+pub type FileHandle = Arc<dyn DiskFile>;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Must exist; never written.
+    Read,
+    /// Must exist.
+    Write,
+    /// Must not exist yet; readable by its owner only (META holds the cluster secret).
+    CreateNew,
+}
+
+/// A file system, as far as the log needs one. Paths are complete.
+pub trait Disk: Send + Sync {
+    /// Makes the directory and its parents; it is no error if they exist.
+    fn create_directory(&self, path: &Path) -> io::Result<()>;
+    /// Makes created, renamed and removed names durable.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, in no order.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    fn exists(&self, path: &Path) -> bool;
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle>;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock of a file, made if missing, and writes this process's id into it.
+    /// `None`: another holds it.
+    fn lock(&self, path: &Path) -> io::Result<Option<Guard>>;
+}
+
+/// An open file. Writes and reads are whole or an error.
+pub trait DiskFile: Send + Sync {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Reserves disk space for the first `length` bytes and makes the file at least this long.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+    /// fdatasync: everything written is on stable storage.
+    fn sync_data(&self) -> io::Result<()>;
+    /// fsync: the file's metadata too.
+    fn sync_all(&self) -> io::Result<()>;
+    fn length(&self) -> io::Result<u64>;
+    /// Maps the file as long as it is now, read-only and shared.
+    fn map(&self) -> io::Result<Map>;
+}
+
+/// The disk of the operating system.
+pub struct SystemDisk;
+
+struct SystemFile(File);
+
+impl Disk for SystemDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        // A name that is not UTF-8 is none of ours.
+        fs::read_dir(path)?
+            .filter_map(|item| item.map(|item| item.file_name().into_string().ok()).transpose())
+            .collect()
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(mode != Mode::Read).create_new(mode == Mode::CreateNew).mode(0o600);
+        Ok(Arc::new(SystemFile(options.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => {
+                lock.set_len(0)?;
+                lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
+                Ok(Some(Box::new(lock)))
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+}
+
+impl DiskFile for SystemFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(bytes, offset)
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::empty(), 0, length as i64) {
+            Ok(()) => Ok(()),
+            // Some file systems cannot reserve; the zero fill that follows then meets ENOSPC by itself.
+            Err(nix::errno::Errno::EOPNOTSUPP) => self.0.set_len(length.max(self.length()?)),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        Ok(Arc::new(Mapping::of(&self.0)?))
+    }
+}

@@ -1,0 +1,337 @@
+//! Opening a log: lock, read all, decide, and only then mend what a crash left.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::disk::{Disk, FileHandle, Guard, Mode};
+use super::error::LogError;
+use super::index_file::{self, IndexEntry, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES};
+use super::meta::{self, Meta, META_NAME};
+use super::prepare::{adopt, prepare, Prepared};
+use super::reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn};
+use super::record::{record_bytes, RecordType};
+use super::scan::{end_of_data, Scanner, Step};
+use super::segment::*;
+use super::table::{Line, Table};
+use super::writer::{Active, SegmentView, Start};
+use crate::limits::{LOG_CACHE_BYTES, LOG_SEGMENT_MIN_BYTES};
+
+pub const LOCK_NAME: &str = "LOCK";
+
+/// What was found when the log was opened. `Display`: one line for the operator.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// What was dropped: bytes that no durable write can have left.
+    pub torn: Option<Torn>,
+    pub entries: u64,
+    pub segments: u64,
+    /// Bytes of the segments in use.
+    pub bytes: u64,
+    /// Index files that were incomplete or damaged, and were made anew from their segments.
+    pub rebuilt_indexes: Vec<PathBuf>,
+    /// Copies of META that were damaged and rewritten.
+    pub damaged_meta_copies: usize,
+    /// Half-made files of a crash that were removed.
+    pub leftovers: Vec<PathBuf>,
+    pub duration: Duration,
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Recovery { entries, segments, bytes, duration, .. } = self;
+        let duration_ms = duration.as_millis();
+        write!(f, "log opened: {entries} entries in {segments} segments, {bytes} bytes, {duration_ms} ms")?;
+        if let Some(Torn { file, offset, bytes, reason }) = &self.torn {
+            let file = file.display();
+            write!(
+                f,
+                "; torn tail dropped: {bytes} bytes of {file} from offset {offset}, never acknowledged"
+            )?;
+            write!(f, " ({reason})")?;
+        }
+        if self.damaged_meta_copies > 0 {
+            write!(f, "; {} damaged copies of META rewritten: check the disk", self.damaged_meta_copies)?;
+        }
+        if !self.rebuilt_indexes.is_empty() {
+            write!(f, "; {} index files completed", self.rebuilt_indexes.len())?;
+        }
+        if !self.leftovers.is_empty() {
+            write!(f, "; {} half-made files removed", self.leftovers.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// A log read back from its directory.
+pub struct Opened {
+    pub lock: Guard,
+    pub meta: Meta,
+    pub table: Table,
+    pub views: Vec<Arc<SegmentView>>,
+    pub start: Start,
+    pub prepared: Option<Prepared>,
+    pub recovery: Recovery,
+}
+
+/// Takes the lock of a log's directory.
+pub fn lock(disk: &dyn Disk, directory: &Path) -> Result<Guard, LogError> {
+    let path = directory.join(LOCK_NAME);
+    match disk.lock(&path) {
+        Ok(Some(guard)) => Ok(guard),
+        Ok(None) => Err(LogError::InUse { directory: directory.to_path_buf(), holder: holder(disk, &path) }),
+        Err(source) => Err(LogError::io("lock", &path, None, source)),
+    }
+}
+
+/// Process id that a lock's holder wrote into it.
+fn holder(disk: &dyn Disk, path: &Path) -> Option<u32> {
+    let file = disk.open(path, Mode::Read).ok()?;
+    let mut text = vec![0; file.length().ok()?.min(16) as usize];
+    file.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok()
+}
+
+/// Makes a new log in `directory`. META is written last: a directory without it holds no log, whatever else a
+/// crash left there.
+pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64) -> Result<(), LogError> {
+    let path = directory.join(META_NAME);
+    disk.create_directory(directory).map_err(|source| LogError::io("create", directory, None, source))?;
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    disk.sync_directory(parent).map_err(|source| LogError::io("fsync", parent, None, source))?;
+    let _lock = lock(disk, directory)?;
+    if disk.exists(&path) {
+        return Err(LogError::AlreadyExists { directory: directory.to_path_buf() });
+    }
+    let names = disk.list(directory).map_err(|source| LogError::io("list", directory, None, source))?;
+    let mut leftovers = Vec::new();
+    for name in names {
+        let file = directory.join(&name);
+        match parse_file_name(&name) {
+            FileName::Segment(_) => {
+                let map = disk.open(&file, Mode::Read).and_then(|handle| handle.map());
+                let map = map.map_err(|source| LogError::io("map", &file, None, source))?;
+                if end_of_data((*map).as_ref(), 0) > 0 {
+                    return Err(LogError::MetaMissing { file });
+                }
+                leftovers.push(file);
+            }
+            FileName::Index(_) | FileName::Temporary => leftovers.push(file),
+            FileName::Other => {}
+        }
+    }
+    remove_all(disk, &leftovers)?;
+    prepare(disk, directory, meta.first_sequence, segment_bytes, &AtomicBool::new(false))?;
+    let temporary = temporary_path(&path);
+    let file = disk
+        .open(&temporary, Mode::CreateNew)
+        .map_err(|source| LogError::io("create", &temporary, None, source))?;
+    meta::write_new(&file, &temporary, meta)?;
+    file.sync_all().map_err(|source| LogError::io("fsync", &temporary, None, source))?;
+    disk.rename(&temporary, &path).map_err(|source| LogError::io("rename", &temporary, None, source))?;
+    disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))
+}
+
+fn remove_all(disk: &dyn Disk, files: &[PathBuf]) -> Result<(), LogError> {
+    files
+        .iter()
+        .try_for_each(|file| disk.remove(file).map_err(|source| LogError::io("remove", file, None, source)))
+}
+
+/// Opens the log in `directory`. Nothing is changed on the disk unless all of it was found good.
+pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Result<Opened, LogError> {
+    let started = Instant::now();
+    if !disk.exists(&directory.join(META_NAME)) {
+        return Err(LogError::NotALog { directory: directory.to_path_buf() });
+    }
+    let lock = lock(disk.as_ref(), directory)?;
+    sync_segments(disk.as_ref(), directory)?;
+    let reader = Reader::open_on(disk.clone(), directory)?;
+    let mut meta = reader.meta().clone();
+    let mut table = Table::new(meta.base_index, meta.base_term, LOG_CACHE_BYTES);
+    let end = reader.scan(&mut |read| {
+        load(&mut table, read);
+        ControlFlow::Continue(())
+    })?;
+    assert!(table.last_index() == end.sequence.last_index(), "the table follows the records");
+    let repair = Repair { disk: disk.as_ref(), directory };
+    let rebuilt_indexes = repair.apply(&end)?;
+    let damaged_meta_copies = reader.damaged_meta_copies();
+    if damaged_meta_copies > 0 {
+        repair.rewrite_meta(&mut meta)?;
+    }
+    let (used, unused) =
+        end.segments.split_at(end.segments.iter().take_while(|s| s.header.is_some()).count());
+    let next_sequence = used.last().map_or(meta.first_sequence, |last| last.sequence + 1);
+    let prepared = repair.prepared(unused, next_sequence, segment_bytes)?;
+    let file_bytes = used.iter().map(|segment| segment.offset).sum();
+    let views: Vec<_> = used.iter().map(view).collect();
+    let mut active = None;
+    if let Some((last, view)) = used.last().zip(views.last()) {
+        (meta.floor_sequence, meta.floor_offset) = (last.sequence, last.offset);
+        if !last.sealed {
+            let index = index_path(directory, last.sequence);
+            let index_offset = (INDEX_HEADER_BYTES + last.index_lines * INDEX_ENTRY_BYTES) as u64;
+            active = Some(Active::resume(disk.as_ref(), view.clone(), last.offset, index, index_offset)?);
+        }
+    }
+    let recovery = Recovery {
+        torn: end.torn,
+        entries: table.last_index() + 1 - table.first_index(),
+        segments: used.len() as u64,
+        bytes: file_bytes,
+        rebuilt_indexes,
+        damaged_meta_copies,
+        leftovers: end.leftovers,
+        duration: started.elapsed(),
+    };
+    let start = Start {
+        meta: meta.clone(),
+        active,
+        next_sequence,
+        prev_crc: used.last().map_or(0, |last| last.prev_crc),
+        last: (end.sequence.last_index(), end.sequence.last_term()),
+        file_bytes,
+    };
+    Ok(Opened { lock, meta, table, views, start, prepared, recovery })
+}
+
+/// What is read back may still sit in the page cache only; it counts as durable from now on, so it must be.
+fn sync_segments(disk: &dyn Disk, directory: &Path) -> Result<(), LogError> {
+    let names = disk.list(directory).map_err(|source| LogError::io("list", directory, None, source))?;
+    for name in names {
+        if matches!(parse_file_name(&name), FileName::Segment(_)) || name == META_NAME {
+            let path = directory.join(name);
+            let file =
+                disk.open(&path, Mode::Write).map_err(|source| LogError::io("open", &path, None, source))?;
+            file.sync_data().map_err(|source| LogError::io("fdatasync", &path, None, source))?;
+        }
+    }
+    Ok(())
+}
+
+fn load(table: &mut Table, read: ReadRecord) {
+    let header = read.record.header;
+    if let Some(kind) = read.record.record_type.entry_kind() {
+        table.push_recovered(Line {
+            term: header.term,
+            offset: read.record.offset as u32,
+            length: header.length,
+            segment: read.segment_sequence,
+            kind,
+        });
+    } else if read.record.record_type == RecordType::Truncate {
+        table.truncate(header.index);
+    }
+}
+
+fn view(segment: &SegmentEnd) -> Arc<SegmentView> {
+    let SegmentEnd { sequence, path, map, header, .. } = segment;
+    let salt = header.as_ref().expect("segments in use have a header").salt;
+    Arc::new(SegmentView { sequence: *sequence, salt, path: path.clone(), map: map.clone() })
+}
+
+/// The mending of what a crash left; every step may be interrupted and is then done again by the next start.
+struct Repair<'d> {
+    disk: &'d dyn Disk,
+    directory: &'d Path,
+}
+
+impl Repair<'_> {
+    fn apply(&self, end: &ScanEnd) -> Result<Vec<PathBuf>, LogError> {
+        if let Some(torn) = &end.torn {
+            self.zero(torn)?;
+        }
+        let mut rebuilt = Vec::new();
+        for segment in end.segments.iter().filter(|segment| segment.header.is_some() && !segment.index_intact)
+        {
+            let path = index_path(self.directory, segment.sequence);
+            index_file::replace(self.disk, &path, &rebuild_index(segment))?;
+            rebuilt.push(path);
+        }
+        remove_all(self.disk, &end.leftovers)?;
+        if !rebuilt.is_empty() || !end.leftovers.is_empty() {
+            let directory = self.directory;
+            self.disk
+                .sync_directory(directory)
+                .map_err(|source| LogError::io("fsync", directory, None, source))?;
+        }
+        Ok(rebuilt)
+    }
+
+    fn open(&self, path: &Path) -> Result<FileHandle, LogError> {
+        self.disk.open(path, Mode::Write).map_err(|source| LogError::io("open", path, None, source))
+    }
+
+    /// A torn tail becomes zeros before anything is written behind it: else its remains could pass for records
+    /// of a later batch.
+    fn zero(&self, torn: &Torn) -> Result<(), LogError> {
+        let file = self.open(&torn.file)?;
+        let zeros = vec![0; (1 << 20).min(torn.bytes as usize)];
+        let end = torn.offset + torn.bytes;
+        let mut offset = torn.offset;
+        while offset < end {
+            let length = (zeros.len() as u64).min(end - offset);
+            file.write_at(&zeros[..length as usize], offset)
+                .map_err(|source| LogError::io("write zeros to", &torn.file, offset, source))?;
+            offset += length;
+        }
+        file.sync_data().map_err(|source| LogError::io("fdatasync", &torn.file, offset, source))
+    }
+
+    /// Two new generations: so every one of the four copies is written.
+    fn rewrite_meta(&self, meta: &mut Meta) -> Result<(), LogError> {
+        let path = self.directory.join(META_NAME);
+        let file = self.open(&path)?;
+        for _ in 0..2 {
+            meta.generation += 1;
+            meta::write(file.as_ref(), &path, meta)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over the segment that was prepared to be the next one. There is always one before the first entry.
+    fn prepared(
+        &self,
+        unused: &[SegmentEnd],
+        next_sequence: u32,
+        segment_bytes: u64,
+    ) -> Result<Option<Prepared>, LogError> {
+        let Some((next, surplus)) = unused.split_first() else { return Ok(None) };
+        assert!(next.sequence == next_sequence, "segments are numbered without gaps");
+        let surplus: Vec<PathBuf> = surplus
+            .iter()
+            .flat_map(|segment| [segment.path.clone(), index_path(self.directory, segment.sequence)])
+            .filter(|path| self.disk.exists(path))
+            .collect();
+        remove_all(self.disk, &surplus)?;
+        let bytes: &[u8] = (*next.map).as_ref();
+        let capacity = bytes.len() as u64;
+        let usable = capacity >= LOG_SEGMENT_MIN_BYTES && capacity % BLOCK_BYTES as u64 == 0;
+        if usable && end_of_data(bytes, 0) == 0 {
+            return adopt(self.disk, self.directory, next_sequence).map(Some);
+        }
+        // Cut, or grown by a crash half-way: a new file takes its name.
+        prepare(self.disk, self.directory, next_sequence, segment_bytes, &AtomicBool::new(false)).map(Some)
+    }
+}
+
+/// The index file of a segment, from its records.
+fn rebuild_index(segment: &SegmentEnd) -> Vec<u8> {
+    let header = segment.header.as_ref().expect("segments in use have a header");
+    let mut index = index_file::encode_header(header.salt, segment.sequence).to_vec();
+    let mut scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
+    let segment_bytes: &[u8] = (*segment.map).as_ref();
+    while scanner.offset() < segment.offset {
+        let Step::Record(record) = scanner.next(segment_bytes) else { break };
+        assert!(scanner.offset() == record.offset + record_bytes(record.header.length));
+        if record.record_type != RecordType::Mark {
+            let line = IndexEntry::of(&record.header, record.record_type, record.offset as u32);
+            index.extend_from_slice(&line.encode(header.salt));
+        }
+    }
+    index
+}

@@ -1,0 +1,58 @@
+//! Numbers for INFO.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Longest sync the histogram tells apart, in microseconds: one minute.
+const HISTOGRAM_MAX_US: u64 = 60_000_000;
+
+/// A picture of the log at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Bytes of the segments that are in use: headers, records, marks.
+    pub file_bytes: u64,
+    /// Memory of the entries that are kept whole.
+    pub cached_bytes: u64,
+    pub cached_entries: u64,
+    /// Requests that wait for the batch being written to end.
+    pub queued_requests: u64,
+    /// Syncs of segments and META since start.
+    pub fsync_count: u64,
+    pub fsync_max_us: u64,
+    pub fsync_avg_us: u64,
+    pub fsync_p50_us: u64,
+    pub fsync_p99_us: u64,
+}
+
+/// The part that the sync thread counts.
+pub struct SyncStats {
+    pub file_bytes: u64,
+    total_us: u64,
+    histogram: Histogram<u64>,
+}
+
+impl SyncStats {
+    pub fn new(file_bytes: u64) -> SyncStats {
+        let histogram = Histogram::new_with_bounds(1, HISTOGRAM_MAX_US, 2).expect("bounds are valid");
+        SyncStats { file_bytes, total_us: 0, histogram }
+    }
+
+    pub fn record_sync(&mut self, duration: Duration) {
+        let duration_us = duration.as_micros() as u64;
+        self.total_us += duration_us;
+        self.histogram.saturating_record(duration_us.max(1));
+    }
+
+    /// Fills in what is known here.
+    pub fn describe(&self, stats: &mut Stats) {
+        stats.file_bytes = self.file_bytes;
+        stats.fsync_count = self.histogram.len();
+        stats.fsync_avg_us = self.total_us.checked_div(self.histogram.len()).unwrap_or(0);
+        if !self.histogram.is_empty() {
+            stats.fsync_max_us = self.histogram.max();
+            stats.fsync_p50_us = self.histogram.value_at_quantile(0.5);
+            stats.fsync_p99_us = self.histogram.value_at_quantile(0.99);
+        }
+    }
+}

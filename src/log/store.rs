@@ -1,0 +1,271 @@
+//! The log as the raft thread sees it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use super::disk::{Disk, Guard, SystemDisk};
+use super::error::LogError;
+use super::meta::{Meta, META_NAME};
+use super::prepare::Preparer;
+use super::record::{Entry, RecordHeader, RecordType};
+use super::recovery::{self, Opened, Recovery};
+use super::scan::{header_at, payload_at};
+use super::segment::{Owner, BLOCK_BYTES};
+use super::stats::{Stats, SyncStats};
+use super::sync::Shared;
+use super::table::Table;
+use super::writer::{LogWriter, SegmentView, Work};
+use super::{HardState, Identity, Notify, Options, RecordInfo, SharedNotify, WriteRequest};
+use crate::limits::*;
+
+/// A Raft log, open for reading and writing.
+///
+/// Dropping it stops its threads after all that was submitted is written.
+pub struct Log {
+    directory: PathBuf,
+    identity: Identity,
+    hard_state: HardState,
+    table: Table,
+    /// In order of sequence, without gaps.
+    segments: Vec<Arc<SegmentView>>,
+    last_request: u64,
+    shared: Arc<Shared>,
+    sync_thread: Option<JoinHandle<()>>,
+    /// Released after the threads have ended.
+    _lock: Guard,
+}
+
+impl Log {
+    /// Whether a log was created here: META is present.
+    pub fn exists(directory: &Path) -> bool {
+        SystemDisk.exists(&directory.join(META_NAME))
+    }
+
+    /// Makes a new log; the directory, too, if it is missing. All of it is durable on return.
+    ///
+    /// Panics if the cluster id is not 32 ASCII characters. Errors: the disk's, a log that exists already, segments
+    /// without META.
+    pub fn create(
+        directory: &Path,
+        identity: Identity,
+        options: Options,
+        notify: Notify,
+    ) -> Result<Log, LogError> {
+        Log::create_on(Arc::new(SystemDisk), directory, identity, options, notify)
+    }
+
+    /// The same on another disk.
+    pub fn create_on(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        identity: Identity,
+        options: Options,
+        notify: Notify,
+    ) -> Result<Log, LogError> {
+        let segment_bytes = checked_segment_bytes(directory, &options)?;
+        assert!(identity.cluster_id.is_ascii(), "a cluster id is ASCII");
+        let cluster_id = identity.cluster_id.as_bytes().try_into();
+        let meta = Meta {
+            generation: 1,
+            owner: Owner {
+                cluster_id: cluster_id.expect("a cluster id has 32 characters"),
+                node_id: identity.node_id,
+            },
+            secret: identity.secret,
+            hard_state: HardState::default(),
+            base_index: 0,
+            base_term: 0,
+            first_sequence: 1,
+            floor_sequence: 1,
+            floor_offset: 0,
+        };
+        recovery::create(disk.as_ref(), directory, &meta, segment_bytes)?;
+        Ok(Log::open_on(disk, directory, options, notify)?.0)
+    }
+
+    /// Opens a log: locks it, reads all records and checks every CRC, drops what a crash left unfinished.
+    ///
+    /// Errors: in use, no log there, damage (named; nothing is changed then), a newer format, the disk's.
+    pub fn open(directory: &Path, options: Options, notify: Notify) -> Result<(Log, Recovery), LogError> {
+        Log::open_on(Arc::new(SystemDisk), directory, options, notify)
+    }
+
+    /// The same on another disk.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: Options,
+        notify: Notify,
+    ) -> Result<(Log, Recovery), LogError> {
+        let segment_bytes = checked_segment_bytes(directory, &options)?;
+        let Opened { lock, meta, table, views, start, prepared, recovery } =
+            recovery::open(&disk, directory, segment_bytes)?;
+        let notify: SharedNotify = notify.into();
+        let stats = Arc::new(Mutex::new(SyncStats::new(start.file_bytes)));
+        let shared = Arc::new(Shared::new(options.fsync, stats.clone()));
+        let (failing, failing_notify) = (shared.clone(), notify.clone());
+        let on_failure = move |error| {
+            failing.fail(error);
+            failing_notify();
+        };
+        let preparer = Preparer::start(disk.clone(), directory.to_path_buf(), prepared, on_failure)?;
+        let writer =
+            LogWriter::new(disk.as_ref(), directory.to_path_buf(), segment_bytes, preparer, stats, start)?;
+        let running = shared.clone();
+        let sync_thread = std::thread::Builder::new()
+            .name("raft-log-sync".into())
+            .spawn(move || running.run(writer, notify))
+            .map_err(|source| LogError::io("start a thread for", directory, None, source))?;
+        let log = Log {
+            directory: directory.to_path_buf(),
+            identity: Identity {
+                cluster_id: String::from_utf8_lossy(&meta.owner.cluster_id).into_owned(),
+                node_id: meta.owner.node_id,
+                secret: meta.secret,
+            },
+            hard_state: meta.hard_state,
+            table,
+            segments: views,
+            last_request: 0,
+            shared,
+            sync_thread: Some(sync_thread),
+            _lock: lock,
+        };
+        Ok((log, recovery))
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Term and vote as last handed in (or read back).
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// Index of the first entry; 1 if nothing was purged, also while the log is empty.
+    pub fn first_index(&self) -> u64 {
+        self.table.first_index()
+    }
+
+    /// Index of the last entry, durable or not; `first_index() - 1` if there is none.
+    pub fn last_index(&self) -> u64 {
+        self.table.last_index()
+    }
+
+    /// What is known of an entry without reading it; from memory.
+    pub fn info(&self, index: u64) -> Option<RecordInfo> {
+        let line = self.table.line(index)?;
+        Some(RecordInfo { index, term: line.term, kind: line.kind, payload_bytes: line.length })
+    }
+
+    /// Hands a request to the sync thread; never waits for the disk. Its entries can be read at once.
+    ///
+    /// Panics if the request breaks the caller's contract: ids increase, entries continue the log, terms do not
+    /// fall, payloads are at most `MAX_ENTRY_BYTES` long.
+    pub fn submit(&mut self, request: WriteRequest) {
+        assert!(request.id > self.last_request, "request {} after {}", request.id, self.last_request);
+        self.last_request = request.id;
+        if let Some(hard_state) = request.hard_state {
+            assert!(hard_state.term >= self.hard_state.term, "terms do not fall");
+            self.hard_state = hard_state;
+        }
+        if let Some(from) = request.truncate_from {
+            self.table.truncate(from);
+        }
+        let term_left = self.table.term_at(self.table.last_index()).expect("the last entry has a term");
+        for entry in &request.entries {
+            assert!(entry.payload.len() <= MAX_ENTRY_BYTES, "an entry of {} bytes", entry.payload.len());
+            self.table.push(request.id, entry);
+        }
+        self.shared.submit(Work { request, term_left });
+    }
+
+    /// Id of the last request that is durable, 0 at first. An error is final: no later request is ever
+    /// acknowledged, nothing is tried again; what the disk holds is found out by the next start.
+    pub fn durable(&mut self) -> Result<u64, LogError> {
+        // Asked first: what is durable now has its places among the news taken next.
+        let durable = self.shared.durable()?;
+        let placed = self.shared.take_placed();
+        self.segments.extend(placed.segments);
+        self.table.place(&placed.placements);
+        Ok(durable)
+    }
+
+    /// Reads an entry: from memory if it is recent, else from its segment, its CRC checked.
+    ///
+    /// Errors: not in the log; damaged.
+    pub fn read(&self, index: u64) -> Result<Entry, LogError> {
+        if let Some(entry) = self.table.cached_entry(index) {
+            return Ok(entry);
+        }
+        let Some(line) = self.table.line(index) else {
+            let (first, last) = (self.first_index(), self.last_index());
+            return Err(LogError::OutOfRange { directory: self.directory.clone(), index, first, last });
+        };
+        assert!(line.offset > 0, "an entry that is not written is cached");
+        let first_segment = self.segments.first().expect("written entries have segments").sequence;
+        let view = &self.segments[(line.segment - first_segment) as usize];
+        assert!(view.sequence == line.segment, "segments are in order");
+        let corrupt = |expected: String, found: String| {
+            LogError::corrupt(&view.path, u64::from(line.offset), Some(index), expected, found)
+        };
+        let bytes: &[u8] = (*view.map).as_ref();
+        let offset = u64::from(line.offset);
+        // Both lie inside: the place was read back or written by this process, and segments never shrink.
+        let header = RecordHeader::decode(header_at(bytes, offset).expect("inside the segment"));
+        let identity = (header.index, header.term, header.length, header.record_type);
+        let expected = (index, line.term, line.length, RecordType::from(line.kind) as u8);
+        if identity != expected {
+            return Err(corrupt(
+                format!("{expected:?} (index, term, length, type)"),
+                format!("{identity:?}"),
+            ));
+        }
+        // Copied first, so that what was checked is what is returned.
+        let payload = payload_at(bytes, offset, line.length).expect("inside the segment").0;
+        let payload = Bytes::copy_from_slice(payload);
+        let payload_crc = crc32fast::hash(&payload);
+        let expected_crc = header.expected_crc(view.salt, payload_crc);
+        if header.crc != expected_crc {
+            return Err(corrupt(format!("crc {expected_crc:08x}"), format!("crc {:08x}", header.crc)));
+        }
+        Ok(Entry { index, term: line.term, kind: line.kind, payload, payload_crc })
+    }
+
+    /// Numbers for INFO.
+    pub fn stats(&self) -> Stats {
+        let (cached_bytes, cached_entries) = self.table.cached();
+        let mut stats = Stats { cached_bytes, cached_entries, ..Stats::default() };
+        self.shared.describe(&mut stats);
+        stats
+    }
+
+    /// Whether later requests wait for fdatasync.
+    pub fn set_fsync(&mut self, fsync: bool) {
+        self.shared.set_fsync(fsync);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.shared.close();
+        if let Some(thread) = self.sync_thread.take() {
+            // A panic there was printed by its hook; there is nothing left to do with it.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn checked_segment_bytes(directory: &Path, options: &Options) -> Result<u64, LogError> {
+    let (min, max) = (LOG_SEGMENT_MIN_BYTES, LOG_SEGMENT_MAX_BYTES);
+    let segment_bytes = options.segment_bytes;
+    if !(min..=max).contains(&segment_bytes) {
+        let directory = directory.to_path_buf();
+        return Err(LogError::InvalidSegmentSize { directory, segment_bytes, min, max });
+    }
+    Ok(segment_bytes.next_multiple_of(BLOCK_BYTES as u64))
+}

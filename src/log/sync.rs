@@ -1,0 +1,162 @@
+//! The sync thread: takes all that is queued, writes it as one batch, syncs once, tells.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+
+use super::error::LogError;
+use super::stats::{Stats, SyncStats};
+use super::table::Placement;
+use super::writer::{LogWriter, SegmentView, Work, SYNC_PERIOD};
+use super::SharedNotify;
+use crate::limits::LOG_BATCH_BYTES;
+
+#[derive(Default)]
+struct Queue {
+    work: VecDeque<Work>,
+    closing: bool,
+}
+
+/// News for the raft thread.
+#[derive(Default)]
+pub struct Placed {
+    pub placements: Vec<Placement>,
+    pub segments: Vec<Arc<SegmentView>>,
+}
+
+/// What raft thread and sync thread share.
+pub struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Id of the last durable request.
+    durable: AtomicU64,
+    /// The first failure; once set nothing is acknowledged any more.
+    failure: OnceLock<LogError>,
+    fsync: AtomicBool,
+    placed: Mutex<Placed>,
+    stats: Arc<Mutex<SyncStats>>,
+}
+
+/// A thread that panicked while holding a lock has left the log in an unknown state.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread of the log panics")
+}
+
+impl Shared {
+    pub fn new(fsync: bool, stats: Arc<Mutex<SyncStats>>) -> Shared {
+        Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            durable: AtomicU64::new(0),
+            failure: OnceLock::new(),
+            fsync: AtomicBool::new(fsync),
+            placed: Mutex::default(),
+            stats,
+        }
+    }
+
+    /// Hands a request over; after a failure it is dropped, as it can never be acknowledged.
+    pub fn submit(&self, work: Work) {
+        if self.failure.get().is_some() {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        queue.work.push_back(work);
+        // The thread looks at the queue before it sleeps: it has to be woken only by the first.
+        if queue.work.len() == 1 {
+            self.wake.notify_one();
+        }
+    }
+
+    pub fn durable(&self) -> Result<u64, LogError> {
+        match self.failure.get() {
+            Some(error) => Err(error.clone()),
+            None => Ok(self.durable.load(Ordering::Acquire)),
+        }
+    }
+
+    pub fn take_placed(&self) -> Placed {
+        std::mem::take(&mut lock(&self.placed))
+    }
+
+    /// Fills in what this side knows.
+    pub fn describe(&self, stats: &mut Stats) {
+        lock(&self.stats).describe(stats);
+        stats.queued_requests = lock(&self.queue).work.len() as u64;
+    }
+
+    pub fn set_fsync(&self, fsync: bool) {
+        self.fsync.store(fsync, Ordering::Relaxed);
+    }
+
+    pub fn close(&self) {
+        lock(&self.queue).closing = true;
+        self.wake.notify_one();
+    }
+
+    /// Records the first failure; later ones follow from it.
+    pub fn fail(&self, error: LogError) {
+        let _ = self.failure.set(error);
+    }
+
+    /// Waits for work; `None` when the log is closed and all is done. An empty batch: time for maintenance.
+    fn next_batch(&self, maintenance: bool) -> Option<Vec<Work>> {
+        let mut queue = lock(&self.queue);
+        while queue.work.is_empty() {
+            if queue.closing {
+                return None;
+            }
+            if maintenance {
+                let waited = self.wake.wait_timeout(queue, SYNC_PERIOD).expect("no thread of the log panics");
+                queue = waited.0;
+                if waited.1.timed_out() && queue.work.is_empty() {
+                    return Some(Vec::new());
+                }
+            } else {
+                queue = self.wake.wait(queue).expect("no thread of the log panics");
+            }
+        }
+        let mut bytes = 0;
+        let count = queue.work.iter().take_while(|work| {
+            let room = bytes < LOG_BATCH_BYTES;
+            bytes += work.request.entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+            room
+        });
+        let count = count.count();
+        Some(queue.work.drain(..count).collect())
+    }
+
+    /// The sync thread's life: until the log is closed, or the first failure.
+    pub fn run(&self, mut writer: LogWriter, notify: SharedNotify) {
+        if let Err(error) = self.write_all(&mut writer, &notify) {
+            self.fail(error);
+            notify();
+        }
+    }
+
+    fn write_all(&self, writer: &mut LogWriter, notify: &SharedNotify) -> Result<(), LogError> {
+        while let Some(batch) = self.next_batch(writer.needs_maintenance()) {
+            if let Some(error) = self.failure.get() {
+                return Err(error.clone());
+            }
+            if let Some(last) = batch.last() {
+                let id = last.request.id;
+                writer.write_batch(&batch, self.fsync.load(Ordering::Relaxed))?;
+                self.publish(writer, id);
+                // Freed before telling: the raft thread may wait for memory, never for this.
+                drop(batch);
+                notify();
+            }
+            writer.maintain()?;
+        }
+        writer.close()
+    }
+
+    fn publish(&self, writer: &mut LogWriter, id: u64) {
+        let mut placed = lock(&self.placed);
+        placed.placements.append(&mut writer.placements);
+        placed.segments.append(&mut writer.new_segments);
+        drop(placed);
+        self.durable.store(id, Ordering::Release);
+    }
+}
