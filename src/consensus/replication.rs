@@ -108,7 +108,13 @@ fn append(
 
 impl Raft {
     /// A peer holds everything up to `matched`, durably.
-    pub(super) fn on_appended(&mut self, from: NodeId, matched: Index, round: u64, outputs: &mut Vec<Output>) {
+    pub(super) fn on_appended(
+        &mut self,
+        from: NodeId,
+        matched: Index,
+        round: u64,
+        outputs: &mut Vec<Output>,
+    ) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
         let current_round = leader.reads.round();
         let Some(peer) = leader.peers.get_mut(&from) else { return };

@@ -17,16 +17,37 @@ pub type Ticket = u64;
 #[derive(Debug)]
 pub enum ToRaft {
     /// The batch `sequence` has only read.
-    ReadBarrier { epoch: Epoch, sequence: u64 },
+    ReadBarrier {
+        epoch: Epoch,
+        sequence: u64,
+    },
     /// `REPLICAOF NO ONE` was run: the dataset is that of the last entry fed, and the stream of effects
     /// starts after `offset` of `replid`.
-    Promoted { epoch: Epoch, replid: String, offset: u64 },
+    Promoted {
+        epoch: Epoch,
+        replid: String,
+        offset: u64,
+    },
     /// Could not be promoted; the node must give leadership up.
-    PromotionFailed { epoch: Epoch, reason: String },
-    Init { ticket: Ticket, cluster_id: Option<String> },
-    Join { ticket: Ticket, addresses: Vec<String> },
+    PromotionFailed {
+        epoch: Epoch,
+        reason: String,
+    },
+    Init {
+        ticket: Ticket,
+        cluster_id: Option<String>,
+    },
+    Join {
+        ticket: Ticket,
+        addresses: Vec<String>,
+    },
     /// A node asks to become a learner. `id` 0: choose one.
-    AddNode { ticket: Ticket, id: NodeId, address: String, peer_address: String },
+    AddNode {
+        ticket: Ticket,
+        id: NodeId,
+        address: String,
+        peer_address: String,
+    },
     Configure(Arc<Settings>),
     Shutdown,
 }
@@ -35,14 +56,23 @@ pub enum ToRaft {
 #[derive(Debug, PartialEq, Eq)]
 pub enum ToMain {
     /// `REPLICAOF 127.0.0.1 <port>`.
-    Follow { port: u16 },
+    Follow {
+        port: u16,
+    },
     /// `REPLICAOF NO ONE`, open the gate, answer `Promoted`.
-    Promote { epoch: Epoch },
+    Promote {
+        epoch: Epoch,
+    },
     /// Leadership is lost: close the gate, fail what is held, put `RAFT.MARK <epoch> FINAL_SEQUENCE` into the stream.
-    Demote { epoch: Epoch },
+    Demote {
+        epoch: Epoch,
+    },
     /// Who leads changed: clients that wait for a leader may go on.
     LeaderChanged,
-    Answer { ticket: Ticket, answer: Answer },
+    Answer {
+        ticket: Ticket,
+        answer: Answer,
+    },
 }
 
 /// The last mark of a leadership: all that it executed is before it.
@@ -52,15 +82,26 @@ pub const FINAL_SEQUENCE: u64 = u64::MAX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Ok,
-    Created { cluster_id: String },
-    Added { id: NodeId, cluster_id: String, secret: Vec<u8>, members: Vec<u8> },
+    Created {
+        cluster_id: String,
+    },
+    Added {
+        id: NodeId,
+        cluster_id: String,
+        secret: Vec<u8>,
+        members: Vec<u8>,
+    },
     /// Ask the leader there.
-    Moved { address: String },
+    Moved {
+        address: String,
+    },
     NoLeader,
     /// Certainly nothing happened.
     Refused(String),
     /// Leadership was lost while node `id` was being added: it may be a member or not.
-    Unknown { id: NodeId },
+    Unknown {
+        id: NodeId,
+    },
 }
 
 /// A queue with a wake-up that is given once until the other side has taken everything.

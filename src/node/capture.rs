@@ -9,7 +9,7 @@
 //! batches, whose marks follow it. Marks, PINGs and GETACKs are stripped. What a SELECT said is remembered, so that each entry is self-contained: an entry
 //! starts and ends in database 0, whatever the stream's database is, and may be replayed from any place.
 
-use crate::limits::{ENTRY_TARGET_BYTES, MAX_FRAME_BYTES};
+use crate::limits::ENTRY_TARGET_BYTES;
 use crate::resp;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;

@@ -66,14 +66,17 @@ impl Node {
         }
         for (other, member) in &self.members().0 {
             if member.address == address || member.peer_address == peer_address {
-                return Err(format!("{address} (peers: {peer_address}) is the address of node {other} already"));
+                return Err(format!(
+                    "{address} (peers: {peer_address}) is the address of node {other} already"
+                ));
             }
         }
         Ok(())
     }
 
     fn id_is_used(&self, id: NodeId) -> bool {
-        let queued = self.changes.queue.iter().any(|c| matches!(c, Change::Add { id: other, .. } if *other == id));
+        let queued =
+            self.changes.queue.iter().any(|c| matches!(c, Change::Add { id: other, .. } if *other == id));
         queued || self.member_history.iter().any(|(_, members)| members.0.contains_key(&id))
     }
 
@@ -88,7 +91,8 @@ impl Node {
 
     /// The core says that a learner has caught up; it says so again until the learner votes.
     pub(super) fn learner_ready(&mut self, id: NodeId) {
-        let queued = self.changes.queue.iter().any(|c| matches!(c, Change::Promote { id: other } if *other == id));
+        let queued =
+            self.changes.queue.iter().any(|c| matches!(c, Change::Promote { id: other } if *other == id));
         if !queued && self.changes.in_flight.is_none() && self.changes.queue.len() < MAX_QUEUED {
             self.changes.queue.push_back(Change::Promote { id });
         }
@@ -117,7 +121,9 @@ impl Node {
         self.propose_members(world, &members)?;
         match self.refused.take() {
             None => self.changes.in_flight = Some(InFlight { index: self.raft.last().index, added }),
-            Some(Refusal::ChangeInProgress | Refusal::TermNotCommitted) => self.changes.queue.push_front(change),
+            Some(Refusal::ChangeInProgress | Refusal::TermNotCommitted) => {
+                self.changes.queue.push_front(change)
+            }
             Some(reason) => {
                 if let Some((ticket, _)) = added {
                     let reason = format!("the change was not made: {reason:?}");

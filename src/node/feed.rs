@@ -128,7 +128,9 @@ impl Feed {
                 .ok()
                 .flatten()
                 .expect("a log entry is whole commands: its checksum was verified when it was read");
-            out.extend_from_slice(format!("*{}\r\n${}\r\n", self.args.len() + 1, self.token.len()).as_bytes());
+            out.extend_from_slice(
+                format!("*{}\r\n${}\r\n", self.args.len() + 1, self.token.len()).as_bytes(),
+            );
             out.extend_from_slice(&self.token);
             out.extend_from_slice(b"\r\n");
             let first = self.args.first().map_or(0, |range| range.start);

@@ -62,7 +62,8 @@ impl Node {
     /// Sends what is committed and not sent yet, within the window.
     pub(super) fn pump_feed<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
         let commit = self.raft.commit();
-        let Local::Following(Following { feed: Some(feed), connected: true, ping_at_us, .. }) = &mut self.local
+        let Local::Following(Following { feed: Some(feed), connected: true, ping_at_us, .. }) =
+            &mut self.local
         else {
             return Ok(());
         };

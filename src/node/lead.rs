@@ -17,7 +17,9 @@ const REOPEN_PAUSE_US: u64 = 10_000;
 impl Node {
     /// Makes the local Redis a master as soon as it holds the whole log, in a term that is this node's own.
     pub(super) fn maybe_promote<W: World>(&mut self, world: &mut W) {
-        let Local::Following(Following { feed: Some(feed), connected: true, .. }) = &self.local else { return };
+        let Local::Following(Following { feed: Some(feed), connected: true, .. }) = &self.local else {
+            return;
+        };
         let last = self.raft.last().index;
         let settled = self.raft.commit() == last && feed.next() == last + 1;
         if self.raft.role() != Role::Leader || !self.raft.own_term_committed() || !settled {

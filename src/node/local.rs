@@ -54,7 +54,10 @@ pub struct Leading {
 pub enum Local {
     Following(Following),
     /// `lost`: leadership went before Redis had answered.
-    Promoting { epoch: Epoch, lost: bool },
+    Promoting {
+        epoch: Epoch,
+        lost: bool,
+    },
     Leading(Leading),
     /// Leadership is lost; the stream is read up to the last mark.
     Draining(Leading),

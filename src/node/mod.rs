@@ -59,7 +59,7 @@ pub trait World {
     /// Queues a frame; it may be lost.
     fn send(&mut self, to: NodeId, frame: wire::Encoded);
     fn set_peers(&mut self, peers: &[(NodeId, String)]);
-    fn peer_report(&self, id: NodeId) -> report::PeerReport;
+    fn peer_report(&mut self, id: NodeId) -> report::PeerReport;
     fn rejected_links(&self) -> Vec<(&'static str, u64)>;
 
     /// Takes a write in order; it is answered by [`Node::on_durable`].

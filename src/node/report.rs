@@ -94,7 +94,10 @@ pub(super) struct Reports {
 
 impl Reports {
     pub fn role_changed(&mut self, role: Role, term: Term, leader: Option<NodeId>) {
-        log::info!("{role:?} in term {term}, leader: {}", leader.map_or("none".to_string(), |id| id.to_string()));
+        log::info!(
+            "{role:?} in term {term}, leader: {}",
+            leader.map_or("none".to_string(), |id| id.to_string())
+        );
         if leader.is_some() && leader != self.leader {
             self.leader = leader;
             self.leader_changes += 1;
@@ -163,7 +166,7 @@ impl Node {
         world.bridge().publish(Arc::new(status));
     }
 
-    fn status<W: World>(&self, world: &W) -> Status {
+    fn status<W: World>(&self, world: &mut W) -> Status {
         let leader = self.raft.leader();
         let serving = match &self.local {
             Local::Leading(_) => true,
@@ -220,7 +223,7 @@ impl Node {
         }
     }
 
-    fn member_statuses<W: World>(&self, world: &W) -> Vec<MemberStatus> {
+    fn member_statuses<W: World>(&self, world: &mut W) -> Vec<MemberStatus> {
         let last = self.raft.last().index;
         let matched = |id: NodeId| match id == self.id {
             true => Some(self.raft.durable()),
@@ -239,7 +242,11 @@ impl Node {
                 peer_addr: member.peer_address.clone(),
                 voting: member.voting,
                 connection,
-                last_conn_secs: if *id == self.id { Some(0) } else { link.silent_us.map(|us| us / 1_000_000) },
+                last_conn_secs: if *id == self.id {
+                    Some(0)
+                } else {
+                    link.silent_us.map(|us| us / 1_000_000)
+                },
                 conn_errors: link.errors,
                 conn_oks: link.connects,
                 match_index: matched(*id),

@@ -162,7 +162,9 @@ impl Runtime {
             (ToRaft::Promoted { epoch, replid, offset }, Some(node)) => {
                 node.on_promoted(world, epoch, replid, offset)
             }
-            (ToRaft::PromotionFailed { reason, .. }, Some(node)) => return Err(node.on_promotion_failed(reason)),
+            (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
+                return Err(node.on_promotion_failed(reason))
+            }
             (ToRaft::Configure(settings), node) => {
                 self.setup.settings = settings.clone();
                 world.configure(&settings);

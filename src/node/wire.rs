@@ -39,7 +39,9 @@ pub enum WireError {
     EntryKind { index: u64, kind: u8 },
     #[error("AppendEntries: entry {index} says {says} bytes, the frame holds {holds}")]
     EntryLength { index: u64, says: usize, holds: usize },
-    #[error("AppendEntries: entry {index} fails its checksum (expected {expected:#010x}, found {found:#010x})")]
+    #[error(
+        "AppendEntries: entry {index} fails its checksum (expected {expected:#010x}, found {found:#010x})"
+    )]
     EntryChecksum { index: u64, expected: u32, found: u32 },
     #[error("AppendEntries: entry {index}: {error}")]
     Membership { index: u64, error: super::members::MembersError },

@@ -43,7 +43,13 @@ pub struct Tickets {
 
 impl Tickets {
     /// Blocks the client and sends the request that `request` makes of its ticket.
-    fn issue(&self, ctx: Context, form: Form, timeout_ms: i64, request: impl FnOnce(Ticket) -> ToRaft) -> c_int {
+    fn issue(
+        &self,
+        ctx: Context,
+        form: Form,
+        timeout_ms: i64,
+        request: impl FnOnce(Ticket) -> ToRaft,
+    ) -> c_int {
         if !super::wait::is_possible(ctx) {
             return ffi::reply_error(ctx, "ERR not allowed inside a transaction or a script");
         }
@@ -94,7 +100,9 @@ unsafe extern "C" fn reply(ctx: Context, _: *mut Text, _: c_int) -> c_int {
         (Answer::Refused(reason), _) => ffi::reply_error(ctx, &format!("ERR {reason}")),
         (Answer::Unknown { id }, _) => ffi::reply_error(
             ctx,
-            &format!("ERR leadership was lost meanwhile: node {id} may have been added or not, see RAFT.INFO"),
+            &format!(
+                "ERR leadership was lost meanwhile: node {id} may have been added or not, see RAFT.INFO"
+            ),
         ),
     }
 }
@@ -129,7 +137,8 @@ pub unsafe extern "C" fn cluster_command(ctx: Context, argv: *mut Text, argc: c_
         [_, join, rest @ ..] if is(*join, "join") && !rest.is_empty() => join_cluster(ctx, state, rest),
         [_, word, ..] if is(*word, "init") || is(*word, "join") => ffi::wrong_arity(ctx),
         [_, word, ..] => {
-            let message = format!("ERR unknown subcommand '{}': RAFT.CLUSTER takes INIT or JOIN", shown(*word));
+            let message =
+                format!("ERR unknown subcommand '{}': RAFT.CLUSTER takes INIT or JOIN", shown(*word));
             ffi::reply_error(ctx, &message)
         }
         _ => ffi::wrong_arity(ctx),
@@ -173,7 +182,10 @@ fn join_cluster(ctx: Context, state: &MainThread, words: &[Text]) -> c_int {
         }
     }
     if let Err(reason) = has_no_data(ctx).or_else(|reason| if force { Ok(()) } else { Err(reason) }) {
-        return ffi::reply_error(ctx, &format!("ERR {reason}, which joining replaces; add FORCE if that is meant"));
+        return ffi::reply_error(
+            ctx,
+            &format!("ERR {reason}, which joining replaces; add FORCE if that is meant"),
+        );
     }
     let timeout_ms = super::configs::current().join_timeout_ms as i64 + GRACE_MS;
     state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::Join { ticket, addresses })
@@ -218,12 +230,11 @@ pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int
 }
 
 fn parse_node(id: &str, address: &str, peer: Option<String>) -> Result<(u64, String, String), String> {
-    let id: u64 = id
-        .parse()
-        .ok()
-        .filter(|id| i64::try_from(*id).is_ok())
-        .ok_or_else(|| format!("'{}' is not a node id: a positive number, or 0 to have one chosen", id.escape_debug()))?;
-    let parsed = HostPort::parse(address).map_err(|error| format!("'{address}' is not an address: {error}"))?;
+    let id: u64 = id.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or_else(|| {
+        format!("'{}' is not a node id: a positive number, or 0 to have one chosen", id.escape_debug())
+    })?;
+    let parsed =
+        HostPort::parse(address).map_err(|error| format!("'{address}' is not an address: {error}"))?;
     let peer_address = match peer {
         None => default_peer_address(&parsed)?,
         Some(peer) => {
@@ -236,8 +247,9 @@ fn parse_node(id: &str, address: &str, peer: Option<String>) -> Result<(u64, Str
 
 /// Peers connect 10000 ports above the clients, unless told otherwise.
 pub fn default_peer_address(address: &HostPort) -> Result<String, String> {
-    let port = address.port.checked_add(10_000).ok_or_else(|| {
-        format!("port {} + 10000 is beyond 65535: set raft.peer-addr", address.port)
-    })?;
+    let port = address
+        .port
+        .checked_add(10_000)
+        .ok_or_else(|| format!("port {} + 10000 is beyond 65535: set raft.peer-addr", address.port))?;
     Ok(HostPort { host: address.host, port }.to_string())
 }

@@ -91,8 +91,9 @@ pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
     let name = ffi::bytes(command[0]);
     // The server ends its strings with a zero, so the name is a C string as it stands, if it has no zero within.
     // SAFETY: the byte after a server string's last one belongs to it and is zero.
-    let name = CStr::from_bytes_with_nul(unsafe { std::slice::from_raw_parts(name.as_ptr(), name.len() + 1) })
-        .map_err(|_| "ERR unknown command".to_string())?;
+    let name =
+        CStr::from_bytes_with_nul(unsafe { std::slice::from_raw_parts(name.as_ptr(), name.len() + 1) })
+            .map_err(|_| "ERR unknown command".to_string())?;
     match ffi::call_vector(ctx, name, CALL_FORMAT, &command[1..]) {
         Some(reply) if reply.is_error() && permission_denied() => Err(no_permission(name)),
         Some(reply) => Ok(reply),

@@ -15,11 +15,11 @@ pub type Text = *mut raw::RedisModuleString;
 pub const OK: c_int = raw::REDISMODULE_OK as c_int;
 pub const ERR: c_int = raw::REDISMODULE_ERR as c_int;
 
-/// A function of the module API.
+/// A function of the module API, to be named inside an unsafe block: the pointers are set while the module is
+/// loaded and never change afterwards.
 macro_rules! api {
     ($function:ident) => {
-        // SAFETY: the pointers are set while the module is loaded and never change afterwards.
-        unsafe { redis_module::raw::$function }
+        redis_module::raw::$function
             .expect(concat!(stringify!($function), " is part of the module API since Redis 7.0"))
     };
 }
@@ -52,7 +52,9 @@ pub struct OwnedText(pub Text);
 impl OwnedText {
     pub fn new(content: &[u8]) -> OwnedText {
         // SAFETY: the bytes are copied; a null context makes the string ours to free.
-        OwnedText(unsafe { api!(RedisModule_CreateString)(null_mut(), content.as_ptr().cast(), content.len()) })
+        OwnedText(unsafe {
+            api!(RedisModule_CreateString)(null_mut(), content.as_ptr().cast(), content.len())
+        })
     }
 
     /// Another reference to the same string, to be given away.
@@ -115,14 +117,18 @@ impl CallReply {
 fn tree(reply: *mut raw::RedisModuleCallReply) -> Tree {
     // SAFETY: element replies belong to their parent, which is alive; lengths come from the reply itself.
     unsafe {
-        match api!(RedisModule_CallReplyType)(reply) as u32 {
+        match api!(RedisModule_CallReplyType)(reply) as isize {
             raw::REDISMODULE_REPLY_ARRAY => {
                 let count = api!(RedisModule_CallReplyLength)(reply);
-                Tree::Array((0..count).map(|i| tree(api!(RedisModule_CallReplyArrayElement)(reply, i))).collect())
+                Tree::Array(
+                    (0..count).map(|i| tree(api!(RedisModule_CallReplyArrayElement)(reply, i))).collect(),
+                )
             }
             raw::REDISMODULE_REPLY_SET => {
                 let count = api!(RedisModule_CallReplyLength)(reply);
-                Tree::Array((0..count).map(|i| tree(api!(RedisModule_CallReplySetElement)(reply, i))).collect())
+                Tree::Array(
+                    (0..count).map(|i| tree(api!(RedisModule_CallReplySetElement)(reply, i))).collect(),
+                )
             }
             raw::REDISMODULE_REPLY_INTEGER => Tree::Integer(api!(RedisModule_CallReplyInteger)(reply)),
             raw::REDISMODULE_REPLY_STRING | raw::REDISMODULE_REPLY_ERROR => {
@@ -200,11 +206,6 @@ pub fn reply_bulk(ctx: Context, content: &[u8]) -> c_int {
     unsafe { api!(RedisModule_ReplyWithStringBuffer)(ctx, content.as_ptr().cast(), content.len()) }
 }
 
-pub fn reply_null(ctx: Context) -> c_int {
-    // SAFETY: plain call.
-    unsafe { api!(RedisModule_ReplyWithNull)(ctx) }
-}
-
 /// `length` replies must follow.
 pub fn reply_array(ctx: Context, length: usize) -> c_int {
     // SAFETY: plain values.
@@ -274,7 +275,15 @@ pub type CommandFunction = unsafe extern "C" fn(Context, *mut Text, c_int) -> c_
 pub fn create_command(ctx: Context, name: &CStr, run: CommandFunction, flags: &CStr) -> Result<(), String> {
     // SAFETY: names and flags are C strings; the function lives as long as the module, which is never unloaded.
     let result = unsafe {
-        api!(RedisModule_CreateCommand)(ctx, name.as_ptr() as *const c_char, Some(run), flags.as_ptr(), 0, 0, 0)
+        api!(RedisModule_CreateCommand)(
+            ctx,
+            name.as_ptr() as *const c_char,
+            Some(run),
+            flags.as_ptr(),
+            0,
+            0,
+            0,
+        )
     };
     match result == OK {
         true => Ok(()),

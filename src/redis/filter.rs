@@ -47,7 +47,8 @@ pub unsafe extern "C" fn run(command: Filtered) {
         Class::Replication => insert(command, &state.words.denied),
         Class::Cluster | Class::ReadonlyMode => insert(command, &state.words.topology),
         Class::Debug => {
-            let allowed = second.is_none_or(|word| DEBUG_ALLOWED.iter().any(|a| word.eq_ignore_ascii_case(a)));
+            let allowed =
+                second.is_none_or(|word| DEBUG_ALLOWED.iter().any(|a| word.eq_ignore_ascii_case(a)));
             if !allowed {
                 insert(command, &state.words.denied);
             }

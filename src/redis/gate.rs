@@ -76,7 +76,10 @@ impl Gate {
     }
 
     pub fn open(&self, epoch: Epoch) {
-        assert!(!self.is_open() && self.held.borrow().is_empty(), "G2: the gate opens once, with nothing held");
+        assert!(
+            !self.is_open() && self.held.borrow().is_empty(),
+            "G2: the gate opens once, with nothing held"
+        );
         self.epoch.set(epoch);
         self.sequence.set(0);
         self.wrote.set(false);
@@ -146,7 +149,9 @@ impl Gate {
             let batch = {
                 let mut batches = self.batches.borrow_mut();
                 match batches.front() {
-                    Some(batch) if batch.sequence <= released => batches.pop_front().expect("there is a front"),
+                    Some(batch) if batch.sequence <= released => {
+                        batches.pop_front().expect("there is a front")
+                    }
                     _ => break,
                 }
             };

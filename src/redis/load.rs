@@ -28,8 +28,12 @@ const MODULE_VERSION: c_int = 1;
 /// The arguments are those that the server passes to a module's load function.
 #[no_mangle]
 pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
-    let initialized =
-        raw::Export_RedisModule_Init(ctx, c"raft".as_ptr(), MODULE_VERSION, raw::REDISMODULE_APIVER_1 as c_int);
+    let initialized = raw::Export_RedisModule_Init(
+        ctx,
+        c"raft".as_ptr(),
+        MODULE_VERSION,
+        raw::REDISMODULE_APIVER_1 as c_int,
+    );
     if initialized != ffi::OK {
         return ffi::ERR;
     }
@@ -37,7 +41,10 @@ pub unsafe extern "C" fn RedisModule_OnLoad(ctx: Context, argv: *mut Text, argc:
     match load(ctx, ffi::arguments(argv, argc)) {
         Ok(()) => ffi::OK,
         Err(reason) => {
-            ffi::log_line(c"warning", &format!("raft cannot be loaded: {}", reason.replace(['\r', '\n'], " ")));
+            ffi::log_line(
+                c"warning",
+                &format!("raft cannot be loaded: {}", reason.replace(['\r', '\n'], " ")),
+            );
             ffi::ERR
         }
     }
@@ -94,9 +101,11 @@ fn setup(ctx: Context, settings: &Arc<Settings>) -> Result<Setup, String> {
 
 fn server_port(ctx: Context) -> Result<u16, String> {
     match ffi::config_get(ctx, "port")?.parse() {
-        Ok(0) | Err(_) => Err("port is 0: raft reads the server's replication stream over a plain port; set one \
+        Ok(0) | Err(_) => {
+            Err("port is 0: raft reads the server's replication stream over a plain port; set one \
                                (it may be bound to 127.0.0.1)"
-            .into()),
+                .into())
+        }
         Ok(port) => Ok(port),
     }
 }
@@ -123,7 +132,11 @@ fn bind_addresses(ctx: Context) -> Result<Vec<String>, String> {
 }
 
 /// Where to listen for peers: the port of `peer-addr` on the addresses that the server itself listens on.
-fn listen_addresses(ctx: Context, settings: &Settings, peer_address: &str) -> Result<Vec<SocketAddr>, String> {
+fn listen_addresses(
+    ctx: Context,
+    settings: &Settings,
+    peer_address: &str,
+) -> Result<Vec<SocketAddr>, String> {
     let resolve = |host: &str, port: u16| -> Result<SocketAddr, String> {
         (host, port)
             .to_socket_addrs()
@@ -169,7 +182,11 @@ fn check_directory(directory: &Path) -> Result<(), String> {
     let parent = if directory.exists() { directory } else { directory.parent().unwrap_or(Path::new("/")) };
     let probe = parent.join(format!(".raft-probe-{}", std::process::id()));
     let failed = |error: std::io::Error| {
-        format!("cannot write to {}, where the log {} belongs: {error}", parent.display(), directory.display())
+        format!(
+            "cannot write to {}, where the log {} belongs: {error}",
+            parent.display(),
+            directory.display()
+        )
     };
     std::fs::File::create(&probe).map_err(failed)?;
     std::fs::remove_file(&probe).map_err(failed)
@@ -266,7 +283,6 @@ fn start(
         feed_token: setup.feed_token.clone(),
         capture_secret: setup.capture_secret.clone().into_bytes(),
         capture_user,
-        wake_fd,
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });
@@ -319,7 +335,7 @@ fn capture_user() -> Result<*mut raw::RedisModuleUser, String> {
 }
 
 fn subscribe(ctx: Context, wake_fd: c_int) -> Result<(), String> {
-    let event = |id: u32, version: u64| raw::RedisModuleEvent { id: id.into(), dataver: version };
+    let event = |id: u64, version: u64| raw::RedisModuleEvent { id, dataver: version };
     // SAFETY (all): the callbacks are functions of this module, which is never unloaded.
     unsafe {
         let keys_gone = (raw::REDISMODULE_NOTIFY_EXPIRED | raw::REDISMODULE_NOTIFY_EVICTED) as c_int;

@@ -33,8 +33,6 @@ pub struct MainThread {
     /// What the capture link proves itself with.
     pub capture_secret: Vec<u8>,
     pub capture_user: *mut redis_module::raw::RedisModuleUser,
-    /// Readable when the raft thread has something for this one.
-    pub wake_fd: i32,
     /// The settings that the module owns were set.
     pub took_over: Cell<bool>,
     /// The thread that runs the node, until it is joined at shutdown.

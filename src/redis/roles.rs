@@ -77,9 +77,8 @@ fn promote(ctx: Context, state: &MainThread, epoch: Epoch) {
 /// Id and offset of the server's replication stream.
 fn replication_position(ctx: Context) -> Result<(String, u64), String> {
     let info = ffi::call(ctx, &["INFO", "replication"])?.text();
-    let field = |name: &str| {
-        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-    };
+    let field =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let replid = field("master_replid").ok_or("INFO replication has no master_replid")?;
     let offset = field("master_repl_offset").and_then(|text| text.parse().ok());
     Ok((replid.to_string(), offset.ok_or("INFO replication has no master_repl_offset")?))

@@ -7,7 +7,11 @@ const OWNED: &[(&str, &str, &str)] = &[
     ("save", "", "snapshots are the module's; an RDB of a moment that is not an entry's is of no use"),
     ("repl-backlog-size", "67108864", "a cut local link resumes at the exact byte"),
     ("repl-backlog-ttl", "0", "the backlog stays while there is no link"),
-    ("client-output-buffer-limit", "replica 0 0 0", "the capture link is bounded by the clients that are held"),
+    (
+        "client-output-buffer-limit",
+        "replica 0 0 0",
+        "the capture link is bounded by the clients that are held",
+    ),
     ("repl-diskless-load", "on-empty-db", "no second copy of a snapshot on disk"),
     ("repl-ping-replica-period", "3600", "the raft thread sends its own"),
     ("repl-timeout", "60", "both local links are spoken to each second"),
@@ -30,13 +34,17 @@ pub fn take_over(ctx: Context) {
 pub fn check(ctx: Context) -> Result<(), String> {
     let is = |name: &str, value: &str| -> Result<bool, String> { Ok(ffi::config_get(ctx, name)? == value) };
     if is("cluster-enabled", "yes")? {
-        return Err("cluster-enabled is yes: raft is a cluster of its own; remove it from the configuration".into());
+        return Err(
+            "cluster-enabled is yes: raft is a cluster of its own; remove it from the configuration".into()
+        );
     }
     if is("appendonly", "yes")? {
         return Err("appendonly is yes: the raft log takes its place; set appendonly no".into());
     }
     if !is("replicaof", "")? {
-        return Err("replicaof is set: replication is managed by raft; remove it from the configuration".into());
+        return Err(
+            "replicaof is set: replication is managed by raft; remove it from the configuration".into()
+        );
     }
     let threads = ffi::config_get(ctx, "io-threads")?;
     if threads != "1" {

@@ -36,9 +36,8 @@ pub fn for_leader(ctx: Context, state: &MainThread) -> c_int {
         return ffi::reply_error(ctx, data::NO_LEADER);
     }
     // SAFETY: the callbacks are functions of this file; there is no private data.
-    let blocked = unsafe {
-        api!(RedisModule_BlockClient)(ctx, Some(again), Some(timed_out), None, timeout_ms as i64)
-    };
+    let blocked =
+        unsafe { api!(RedisModule_BlockClient)(ctx, Some(again), Some(timed_out), None, timeout_ms as i64) };
     // SAFETY: the blocked client is alive until it is unblocked; the callback forgets it when it goes.
     unsafe { api!(RedisModule_SetDisconnectCallback)(blocked, Some(disconnected)) };
     state.waiters.clients.borrow_mut().push(blocked);

@@ -234,7 +234,6 @@ fn ask_for_invitation(
             let credentials = credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
             match request(seed, credentials, &args, per_request) {
                 Ok(Reply::Error(error)) => {
-                    let error = String::from_utf8_lossy(&error).into_owned();
                     if !error.starts_with("CLUSTERDOWN") && !error.starts_with("LOADING") {
                         return Err(format!("{seed} refused: {error}"));
                     }

@@ -81,8 +81,8 @@ impl World for RealWorld {
         self.links.set_peers(peers);
     }
 
-    fn peer_report(&self, id: NodeId) -> PeerReport {
-        let stats = self.links.peer_stats(id);
+    fn peer_report(&mut self, id: NodeId) -> PeerReport {
+        let Some(stats) = self.links.peer_stats(id) else { return PeerReport::default() };
         PeerReport {
             connected: stats.connected,
             silent_us: stats.last_heard.map(|at| at.elapsed().as_micros() as u64),

@@ -1,0 +1,275 @@
+//! The capture link: this thread is a replica of the local Redis and receives the effects of its commands.
+//!
+//! ```text
+//!   RAFT.CAPTURE <secret>                   -> +OK          (the module authenticates the connection)
+//!   REPLCONF capa eof capa psync2           -> +OK          (PSYNC pipelined behind it would be refused)
+//!   RAFT.PSYNC <secret> <replid> <offset>   -> +CONTINUE [replid]
+//!   REPLCONF ACK <offset - 1>                               (from here on: the stream, from `offset`)
+//! ```
+
+use super::reactor::{Class, Reactor, Readiness};
+use super::socket::{Filled, Socket};
+use super::{CaptureBuffer, Event};
+use crate::limits::MAX_CAPTURE_QUEUE_BYTES;
+use crate::resp::{encode_command, parse_reply, Reply};
+use bytes::{Buf, BytesMut};
+use mio::net::TcpStream;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// What to capture, and where.
+#[derive(Clone)]
+pub struct CaptureRequest {
+    pub address: SocketAddr,
+    /// Known to the module alone; made anew by each process.
+    pub secret: String,
+    /// Replication id of the history to go on with.
+    pub replid: String,
+    /// Replication offset of the first byte wanted, as in PSYNC.
+    pub next_offset: i64,
+}
+
+impl std::fmt::Debug for CaptureRequest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "capture of {} from {}:{}", self.address, self.replid, self.next_offset)
+    }
+}
+
+pub(super) struct Capture {
+    session: Option<Session>,
+    pub buffer: CaptureBuffer,
+    /// The buffer is full: the socket is not read until the caller has consumed.
+    paused: bool,
+    connect_timeout: Duration,
+}
+
+struct Session {
+    socket: Socket,
+    request: CaptureRequest,
+    step: Step,
+    deadline: Instant,
+}
+
+/// What is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Connection,
+    Authenticated,
+    Capabilities,
+    Continue,
+    /// Nothing: the stream flows.
+    Up,
+}
+
+struct Lost {
+    reason: String,
+    resumable: bool,
+}
+
+impl From<io::Error> for Lost {
+    fn from(error: io::Error) -> Lost {
+        Lost { reason: error.to_string(), resumable: true }
+    }
+}
+
+impl Capture {
+    pub fn new(connect_timeout: Duration) -> Capture {
+        Capture { session: None, buffer: CaptureBuffer::default(), paused: false, connect_timeout }
+    }
+
+    /// Drops a capture that runs and starts this one.
+    pub fn start(&mut self, request: CaptureRequest, reactor: &mut Reactor, now: Instant) {
+        self.close(reactor);
+        self.buffer.go_on_at(request.next_offset);
+        let deadline = now + self.connect_timeout;
+        let socket = TcpStream::connect(request.address)
+            .and_then(|stream| Socket::new(stream, Class::Capture, reactor));
+        match socket {
+            Ok(socket) => {
+                self.session = Some(Session { socket, request, step: Step::Connection, deadline });
+            }
+            Err(error) => {
+                let reason = format!("{}: {error}", request.address);
+                reactor.events.push(Event::CaptureLost { reason, resumable: true });
+            }
+        }
+    }
+
+    /// Ends the capture and forgets what was received, at the caller's wish: no event.
+    pub fn stop(&mut self, reactor: &mut Reactor) {
+        self.close(reactor);
+        self.buffer.clear();
+    }
+
+    /// Acknowledges the stream up to `offset`.
+    pub fn ack(&mut self, offset: u64) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.step == Step::Up) {
+            if session.socket.output.len() < MAX_CAPTURE_QUEUE_BYTES {
+                session.acknowledge(&offset.to_string());
+            }
+        }
+    }
+
+    pub fn flush(&mut self, reactor: &mut Reactor) {
+        let Some(session) = &mut self.session else { return };
+        if let Err(error) = session.socket.flush(reactor) {
+            self.lost(error.into(), reactor);
+        }
+    }
+
+    /// To be called before each poll: reads on when the caller has made room.
+    pub fn resume(&mut self, reactor: &mut Reactor) {
+        if self.paused && !self.buffer.is_full() {
+            self.paused = false;
+            if let Some(session) = &self.session {
+                reactor.remember(session.socket.token);
+            }
+        }
+    }
+
+    pub fn serve(&mut self, readiness: Readiness, reactor: &mut Reactor) {
+        let Some(session) = self.session.as_mut().filter(|s| s.socket.token == readiness.token) else {
+            return;
+        };
+        session.socket.note(readiness);
+        let outcome = if session.step == Step::Up { Ok(()) } else { session.greet(reactor) };
+        let outcome = outcome.and_then(|()| self.receive(reactor));
+        if let Err(lost) = outcome {
+            self.lost(lost, reactor);
+        }
+    }
+
+    pub fn expire(&mut self, reactor: &mut Reactor, now: Instant) {
+        if self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            let reason = format!("the server did not answer within {} s", self.connect_timeout.as_secs_f32());
+            self.lost(Lost { reason, resumable: true }, reactor);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.session.as_ref().filter(|session| session.step != Step::Up).map(|session| session.deadline)
+    }
+
+    /// Moves what has arrived into the buffer.
+    fn receive(&mut self, reactor: &mut Reactor) -> Result<(), Lost> {
+        let Some(session) = self.session.as_mut().filter(|session| session.step == Step::Up) else {
+            return Ok(());
+        };
+        session.socket.flush(reactor)?;
+        if self.buffer.is_full() {
+            self.paused = true;
+            return Ok(());
+        }
+        let before = self.buffer.end_offset();
+        self.buffer.append(&mut session.socket.input);
+        let filled = self.buffer.append_with(|bytes| session.socket.fill_into(bytes, reactor));
+        if self.buffer.end_offset() > before {
+            reactor.events.push(Event::CaptureData);
+        }
+        match filled? {
+            Filled::Closed => Err(Lost { reason: "closed by the server".into(), resumable: true }),
+            Filled::Drained | Filled::Budget => Ok(()),
+        }
+    }
+
+    fn close(&mut self, reactor: &mut Reactor) {
+        self.paused = false;
+        if let Some(session) = self.session.take() {
+            session.socket.close(reactor);
+        }
+    }
+
+    fn lost(&mut self, Lost { reason, resumable }: Lost, reactor: &mut Reactor) {
+        self.close(reactor);
+        reactor.events.push(Event::CaptureLost { reason, resumable });
+    }
+}
+
+impl Session {
+    /// Takes the handshake as far as the answers allow.
+    fn greet(&mut self, reactor: &mut Reactor) -> Result<(), Lost> {
+        if self.step == Step::Connection && !self.connected()? {
+            return Ok(());
+        }
+        let filled = self.socket.fill(reactor)?;
+        while self.step != Step::Up {
+            // A busy master sends empty lines to show that it lives.
+            while self.socket.input.first() == Some(&b'\n') {
+                self.socket.input.advance(1);
+            }
+            let parsed = parse_reply(&self.socket.input)
+                .map_err(|error| Lost { reason: format!("invalid answer: {error}"), resumable: false })?;
+            let Some((reply, length)) = parsed else { break };
+            self.socket.input.advance(length);
+            self.answer(reply, &mut reactor.events)?;
+        }
+        self.socket.flush(reactor)?;
+        // Once up, what came with the end is still wanted: the stream's own reading meets it again.
+        if filled == Filled::Closed && self.step != Step::Up {
+            return Err(Lost { reason: "closed by the server".into(), resumable: true });
+        }
+        Ok(())
+    }
+
+    fn connected(&mut self) -> Result<bool, Lost> {
+        if let Some(error) = self.socket.stream().take_error()? {
+            return Err(error.into());
+        }
+        match self.socket.stream().peer_addr() {
+            Ok(_) => (),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.socket.clear_readiness();
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.socket.stream().set_nodelay(true)?;
+        self.send(&[b"RAFT.CAPTURE", self.request.secret.clone().as_bytes()]);
+        self.step = Step::Authenticated;
+        Ok(true)
+    }
+
+    fn answer(&mut self, reply: Reply, events: &mut Vec<Event>) -> Result<(), Lost> {
+        match (self.step, reply) {
+            (Step::Authenticated, Reply::Status(text)) if text == "OK" => {
+                self.send(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
+                self.step = Step::Capabilities;
+            }
+            (Step::Capabilities, Reply::Status(text)) if text == "OK" => {
+                let CaptureRequest { secret, replid, next_offset, .. } = self.request.clone();
+                let offset = next_offset.to_string();
+                self.send(&[b"RAFT.PSYNC", secret.as_bytes(), replid.as_bytes(), offset.as_bytes()]);
+                self.step = Step::Continue;
+            }
+            (Step::Continue, Reply::Status(text)) if is_continue(&text) => {
+                self.step = Step::Up;
+                self.acknowledge(&(self.request.next_offset - 1).to_string());
+                events.push(Event::CaptureUp);
+            }
+            (_, Reply::Error(text)) => {
+                // Both pass without our doing; everything else is an answer to what we asked.
+                let resumable = text.starts_with("BUSY") || text.starts_with("LOADING");
+                return Err(Lost { reason: text, resumable });
+            }
+            (step, reply) => {
+                return Err(Lost { reason: format!("{reply:?} in step {step:?}"), resumable: false });
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, offset: &str) {
+        self.send(&[b"REPLCONF", b"ACK", offset.as_bytes()]);
+    }
+
+    fn send(&mut self, args: &[&[u8]]) {
+        let mut command = BytesMut::new();
+        encode_command(&mut command, args);
+        self.socket.output.push_slice(&command);
+    }
+}
+
+fn is_continue(text: &str) -> bool {
+    text == "CONTINUE" || text.starts_with("CONTINUE ")
+}
