@@ -76,11 +76,6 @@ impl Local {
         }
     }
 
-    /// The gate is open, as far as this thread knows.
-    pub fn is_leading(&self) -> bool {
-        matches!(self, Local::Leading(_))
-    }
-
     pub fn deadline_us(&self) -> u64 {
         match self {
             Local::Following(Following { feed: Some(_), connected: true, ping_at_us, .. }) => *ping_at_us,

@@ -178,11 +178,6 @@ impl Node {
         &self.cluster_id
     }
 
-    /// Clients can be answered: this node leads and its gate is open.
-    pub fn is_serving(&self) -> bool {
-        self.local.is_leading()
-    }
-
     /// What a joiner was told of the members; in force until the log says more.
     pub fn set_known_members<W: World>(&mut self, world: &mut W, members: Members) {
         self.member_history[0].1 = members;

@@ -46,20 +46,12 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, crate::lo
     start::open(setup, links).map(|log| Some(Found(log)))
 }
 
-/// What the runtime waits for on behalf of an administrator.
-enum Waiting {
-    Nothing,
-    /// INIT is answered when the gate is open.
-    Init(Ticket),
-    /// JOIN is under way on its own thread.
-    Join(Ticket),
-}
-
 pub struct Runtime {
     setup: Setup,
     world: RealWorld,
     node: Option<Node>,
-    waiting: Waiting,
+    /// JOIN is under way on its own thread.
+    joining: Option<Ticket>,
     joins: (Sender<JoinResult>, Receiver<JoinResult>),
     /// The last write id that was reported durable to the node.
     durable: u64,
@@ -69,8 +61,7 @@ pub struct Runtime {
 impl Runtime {
     pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>) -> Runtime {
         let world = RealWorld::new(&setup, links, bridge);
-        let waiting = Waiting::Nothing;
-        Runtime { setup, world, node: None, waiting, joins: channel(), durable: 0, stop: false }
+        Runtime { setup, world, node: None, joining: None, joins: channel(), durable: 0, stop: false }
     }
 
     /// Runs until `Shutdown`, or until the node cannot trust its state.
@@ -112,15 +103,7 @@ impl Runtime {
             self.durable = durable;
             node.on_durable(&mut self.world, durable)?;
         }
-        node.turn(&mut self.world)?;
-        if let Waiting::Init(ticket) = self.waiting {
-            if node.is_serving() {
-                self.waiting = Waiting::Nothing;
-                let cluster_id = node.cluster_id().to_string();
-                self.world.bridge.answer(ticket, Answer::Created { cluster_id });
-            }
-        }
-        Ok(())
+        node.turn(&mut self.world)
     }
 
     fn on_event(&mut self, event: Event) -> Result<(), Fatal> {
@@ -146,6 +129,9 @@ impl Runtime {
     fn on_message(&mut self, message: ToRaft) -> Result<(), Fatal> {
         let world = &mut self.world;
         match (message, &mut self.node) {
+            (ToRaft::Init { ticket, .. }, None) if self.joining.is_some() => {
+                world.bridge.answer(ticket, Answer::Refused("this node is joining a cluster".into()))
+            }
             (ToRaft::Init { ticket, cluster_id }, None) => self.init(ticket, cluster_id)?,
             (ToRaft::Join { ticket, addresses }, None) => self.join(ticket, addresses),
             (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, Some(node)) => {

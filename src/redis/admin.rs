@@ -39,6 +39,8 @@ struct Ready {
 pub struct Tickets {
     next: Cell<Ticket>,
     waiting: RefCell<HashMap<Ticket, Ticketed>>,
+    /// Answers given to the server and not yet sent by it.
+    under_way: Cell<usize>,
 }
 
 impl Tickets {
@@ -69,8 +71,14 @@ impl Tickets {
     pub fn answer(&self, ticket: Ticket, answer: Answer) {
         let Some(Ticketed { client, form }) = self.waiting.borrow_mut().remove(&ticket) else { return };
         let ready = Box::into_raw(Box::new(Ready { answer, form }));
+        self.under_way.set(self.under_way.get() + 1);
         // SAFETY: the client is still blocked, or its callback would have taken the ticket; `free` frees the data.
         unsafe { api!(RedisModule_UnblockClient)(client, ready.cast()) };
+    }
+
+    /// Some client is still blocked although its answer is known.
+    pub fn are_being_answered(&self) -> bool {
+        self.under_way.get() > 0
     }
 
     fn forget(&self, client: *mut raw::RedisModuleBlockedClient) {
@@ -121,6 +129,8 @@ unsafe extern "C" fn disconnected(_: Context, client: *mut raw::RedisModuleBlock
 unsafe extern "C" fn free(_: Context, ready: *mut c_void) {
     if !ready.is_null() {
         drop(Box::from_raw(ready.cast::<Ready>()));
+        let under_way = &main_thread::get().tickets.under_way;
+        under_way.set(under_way.get() - 1);
     }
 }
 

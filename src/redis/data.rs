@@ -131,9 +131,9 @@ fn execute_wait(ctx: Context, state: &MainThread) -> c_int {
 fn elsewhere(ctx: Context, state: &MainThread, command: &[Text], patience: wait::Patience) -> c_int {
     let status = state.bridge.status();
     match status.state {
-        State::Uninitialized => return ffi::reply_error(ctx, "NOCLUSTER No Raft Cluster"),
+        State::Uninitialized | State::Joining => return ffi::reply_error(ctx, "NOCLUSTER No Raft Cluster"),
         State::Removed => return ffi::reply_error(ctx, "NOCLUSTER This node was removed from its cluster"),
-        State::Joining | State::Loading | State::Up => {}
+        State::Loading | State::Up => {}
     }
     match (leader_elsewhere(&status), patience) {
         (Some(address), _) => ffi::reply_error(ctx, &moved(slot_of(ctx, command), address)),

@@ -243,15 +243,12 @@ pub fn replicate(ctx: Context, name: &CStr, first: &CStr, second: &CStr) {
     assert_eq!(result, OK, "{name:?} is a registered command and the format is valid");
 }
 
-/// Runs `work` with a context outside of any command.
-pub fn with_context<T>(work: impl FnOnce(Context) -> T) -> T {
-    // SAFETY: a context of our own, freed after use; the main thread holds the global lock while it runs.
-    unsafe {
-        let ctx = api!(RedisModule_GetThreadSafeContext)(null_mut());
-        let result = work(ctx);
-        api!(RedisModule_FreeThreadSafeContext)(ctx);
-        result
-    }
+/// A context that outlives the callback that `ctx` belongs to. It is the module's, so that calls made with it do
+/// not pass through the module's own filter.
+pub fn lasting_context(ctx: Context) -> Context {
+    // SAFETY: `ctx` is alive; the new context is never freed, and used on the main thread alone, which holds the
+    // global lock whenever it runs a callback.
+    unsafe { api!(RedisModule_GetDetachedThreadSafeContext)(ctx) }
 }
 
 /// Runs `callback` in the next turn of the event loop.

@@ -264,6 +264,7 @@ fn start(
     ));
     let capture_user = capture_user()?;
     main_thread::set(MainThread {
+        context: ffi::lasting_context(ctx),
         bridge: bridge.clone(),
         gate: Gate::new(),
         table: RefCell::new(table),
@@ -283,6 +284,7 @@ fn start(
         feed_token: setup.feed_token.clone(),
         capture_secret: setup.capture_secret.clone().into_bytes(),
         capture_user,
+        follow_port: Cell::new(0),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });
@@ -387,9 +389,9 @@ unsafe extern "C" fn on_module_change(ctx: Context, _: raw::RedisModuleEvent, _:
 fn on_settings(settings: &Settings) {
     logger::configure(settings);
     let state = main_thread::get();
-    ffi::with_context(|ctx| match command_table(ctx, settings) {
+    match command_table(state.context, settings) {
         Ok(table) => *state.table.borrow_mut() = table,
         Err(error) => log::error!("cannot read the server's commands again: {error}"),
-    });
+    }
     state.bridge.tell_raft(ToRaft::Configure(Arc::new(settings.clone())));
 }

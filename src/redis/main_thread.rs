@@ -3,7 +3,7 @@
 use super::admin::Tickets;
 use super::blocking::Blocked;
 use super::command_table::CommandTable;
-use super::ffi::OwnedText;
+use super::ffi::{Context, OwnedText};
 use super::gate::Gate;
 use super::info::Build;
 use super::wait::Waiters;
@@ -20,6 +20,8 @@ pub struct Words {
 }
 
 pub struct MainThread {
+    /// For callbacks that are given none.
+    pub context: Context,
     pub bridge: Arc<Bridge>,
     pub gate: Gate,
     pub table: RefCell<CommandTable>,
@@ -33,6 +35,8 @@ pub struct MainThread {
     /// What the capture link proves itself with.
     pub capture_secret: Vec<u8>,
     pub capture_user: *mut redis_module::raw::RedisModuleUser,
+    /// The feed's port, while following has to wait for the next turn of the event loop.
+    pub follow_port: Cell<u16>,
     /// The settings that the module owns were set.
     pub took_over: Cell<bool>,
     /// The thread that runs the node, until it is joined at shutdown.

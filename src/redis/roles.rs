@@ -19,7 +19,7 @@ pub unsafe extern "C" fn on_wake(fd: c_int, _: *mut c_void, _: c_int) {
     if messages.is_empty() {
         return state.gate.release(&state.bridge); // what was released between the two looks
     }
-    ffi::with_context(|ctx| messages.into_iter().for_each(|message| handle(ctx, state, message)));
+    messages.into_iter().for_each(|message| handle(state.context, state, message));
     state.gate.release(&state.bridge);
 }
 
@@ -41,12 +41,19 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
 /// While the server loads its own RDB at start, it cannot change its role.
 const LOADING_PAUSE_MS: i64 = 20;
 
+/// REPLICAOF ends every blocked client with an error, so none may be blocked then: clients are paused from the
+/// moment that this node stops leading, and whoever waits for an answer that is on its way gets it first.
 fn follow(ctx: Context, state: &MainThread, port: u16) {
+    pause(ctx);
     if ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0 {
         let port = port as usize as *mut c_void;
         // SAFETY: the callback is a function of this file; its argument is a number.
         unsafe { ffi::api!(RedisModule_CreateTimer)(ctx, LOADING_PAUSE_MS, Some(follow_later), port) };
         return;
+    }
+    if state.tickets.are_being_answered() {
+        state.follow_port.set(port);
+        return ffi::next_turn(follow_next_turn);
     }
     if !state.took_over.replace(true) {
         settings::take_over(ctx);
@@ -55,6 +62,23 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
         // Without the feed this node can only vote; that is worth more than a dead process.
         log::error!("cannot become a replica of the raft log: {error}");
     }
+    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
+        log::error!("cannot resume clients: {error}");
+    }
+}
+
+/// Longest pause of clients while this node changes from leading to following; the server ends it then by itself.
+const PAUSE_MS: &str = "5000";
+
+fn pause(ctx: Context) {
+    if let Err(error) = ffi::call(ctx, &["CLIENT", "PAUSE", PAUSE_MS, "ALL"]) {
+        log::error!("cannot pause clients: {error}");
+    }
+}
+
+unsafe extern "C" fn follow_next_turn(_: *mut c_void) {
+    let state = main_thread::get();
+    follow(state.context, state, state.follow_port.get());
 }
 
 unsafe extern "C" fn follow_later(ctx: Context, port: *mut c_void) {
@@ -86,6 +110,7 @@ fn replication_position(ctx: Context) -> Result<(String, u64), String> {
 
 fn demote(ctx: Context, state: &MainThread, epoch: Epoch) {
     log::info!("leadership {epoch} is over: closing held clients");
+    pause(ctx);
     state.gate.fail(ctx);
     close_transactions(ctx);
     state.blocked.redirect_all(ctx);

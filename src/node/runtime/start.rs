@@ -1,6 +1,6 @@
 //! How a node comes to be: from a log that is there, by INIT, or by JOIN.
 
-use super::{Runtime, Setup, Waiting};
+use super::{Runtime, Setup};
 use crate::consensus::{EntryMeta, NodeId};
 use crate::limits::SECRET_BYTES;
 use crate::link::join::request;
@@ -97,7 +97,9 @@ impl Runtime {
         };
         match self.create_log(identity, vec![first]) {
             Ok(log) => {
-                self.waiting = Waiting::Init(ticket);
+                // Answered first: the server drops blocked clients when it becomes a replica of the feed.
+                let cluster_id = log.identity().cluster_id.clone();
+                self.world.bridge.answer(ticket, Answer::Created { cluster_id });
                 self.start_node(log)
             }
             Err(error) => {
@@ -131,11 +133,11 @@ impl Runtime {
 
     /// Asks the cluster for an invitation, on a thread of its own.
     pub(super) fn join(&mut self, ticket: Ticket, addresses: Vec<String>) {
-        if !matches!(self.waiting, Waiting::Nothing) {
-            let text = "this node is joining or being initialized already".to_string();
+        if self.joining.is_some() {
+            let text = "this node is joining already".to_string();
             return self.world.bridge.answer(ticket, Answer::Refused(text));
         }
-        self.waiting = Waiting::Join(ticket);
+        self.joining = Some(ticket);
         self.publish(State::Joining);
         let (sender, waker) = (self.joins.0.clone(), self.world.links.waker());
         let settings = self.setup.settings.clone();
@@ -158,7 +160,7 @@ impl Runtime {
     }
 
     fn join_failed(&mut self, reason: String) {
-        let Waiting::Join(ticket) = std::mem::replace(&mut self.waiting, Waiting::Nothing) else { return };
+        let Some(ticket) = self.joining.take() else { return };
         self.publish(State::Uninitialized);
         self.world.bridge.answer(ticket, Answer::Refused(reason));
     }
@@ -177,12 +179,12 @@ impl Runtime {
         // The first entry of the log comes from the leader; until then the members are what we were told.
         match self.create_log(Identity { cluster_id, node_id: id, secret }, Vec::new()) {
             Ok(log) => {
+                if let Some(ticket) = self.joining.take() {
+                    self.world.bridge.answer(ticket, Answer::Ok); // first: see `init`
+                }
                 self.start_node(log)?;
                 let node = self.node.as_mut().expect("just started");
                 node.set_known_members(&mut self.world, members);
-                if let Waiting::Join(ticket) = std::mem::replace(&mut self.waiting, Waiting::Nothing) {
-                    self.world.bridge.answer(ticket, Answer::Ok);
-                }
             }
             Err(error) => self.join_failed(error.to_string()),
         }
