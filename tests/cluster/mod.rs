@@ -29,9 +29,9 @@ pub use client::{Client, Failure};
 pub use group::{parse_info, Cluster, Info, Options};
 pub use ports::free_port;
 pub use proxy::{Fault, Proxy};
-pub use server::{module_library, redis_server, Account, Server, Setup};
+pub use server::{can_mount, module_library, redis_server, Account, Server, Setup};
 pub use watchdog::{serial, Serial};
-pub use wire::{Connection, Value};
+pub use wire::{encode, Connection, Value};
 
 /// Waits until `condition` holds, asking every 10 ms.
 ///

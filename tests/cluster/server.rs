@@ -46,6 +46,12 @@ fn find_module() -> PathBuf {
         .expect("no libredisraft.so beside the test: build with the default features or set REDISRAFT_SO")
 }
 
+/// Whether this account may mount a disk of its own, which [`Setup::disk_mb`] needs.
+pub fn can_mount() -> bool {
+    let tried = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+    tried.is_ok_and(|output| output.status.success())
+}
+
 /// Who the server process runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
@@ -65,6 +71,8 @@ pub struct Setup {
     /// The working directory; a fresh one by default.
     pub directory: Option<PathBuf>,
     pub account: Account,
+    /// The working directory is a disk of this many megabytes in memory, which ends with the process.
+    pub disk_mb: Option<u32>,
 }
 
 impl Setup {
@@ -78,6 +86,7 @@ impl Setup {
             module: None,
             directory: None,
             account: Account::Own,
+            disk_mb: None,
         }
     }
 
@@ -168,6 +177,13 @@ impl Server {
     }
 
     fn command(&self) -> Command {
+        if let Some(megabytes) = self.setup.disk_mb {
+            let mut command = Command::new("unshare");
+            let script =
+                format!("mount -t tmpfs -o size={megabytes}m tmpfs \"$PWD\" && cd \"$PWD\" && exec \"$@\"");
+            command.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh", &redis_server()]);
+            return command;
+        }
         if self.setup.account == Account::Own || !is_root() {
             return Command::new(redis_server());
         }
