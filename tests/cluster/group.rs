@@ -61,10 +61,7 @@ impl Cluster {
     /// # Panics
     /// When that does not succeed.
     pub fn start_with(options: &Options) -> Self {
-        let proxy = options.proxied.then(Proxy::default);
-        let nodes = (0..options.size).map(|_| Server::spawn(node_setup(options, proxy.as_ref()))).collect();
-        let mut cluster = Self { nodes, proxy };
-        cluster.nodes.iter_mut().for_each(Server::wait_ready);
+        let mut cluster = Self::start_apart(options);
         let initialized = cluster.nodes[0].connect().run("RAFT.CLUSTER INIT");
         assert!(initialized.text().starts_with("OK"), "RAFT.CLUSTER INIT: {initialized}");
         let address = format!("127.0.0.1:{}", cluster.port(0));
@@ -73,6 +70,18 @@ impl Cluster {
             assert!(joined.text().starts_with("OK"), "RAFT.CLUSTER JOIN: {joined}");
         }
         cluster.wait_voting(options.size);
+        cluster
+    }
+
+    /// Starts the servers and leaves it to the caller to make them a cluster.
+    ///
+    /// # Panics
+    /// When a server does not start.
+    pub fn start_apart(options: &Options) -> Self {
+        let proxy = options.proxied.then(Proxy::default);
+        let nodes = (0..options.size).map(|_| Server::spawn(node_setup(options, proxy.as_ref()))).collect();
+        let mut cluster = Self { nodes, proxy };
+        cluster.nodes.iter_mut().for_each(Server::wait_ready);
         cluster
     }
 

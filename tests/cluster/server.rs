@@ -22,8 +22,8 @@ pub fn redis_server() -> String {
 /// The module: `REDISRAFT_SO`, or what cargo built for this test run.
 ///
 /// Cargo builds the library of the package in all its crate types before an integration test, and puts the
-/// shared object beside the test executable (`target/<profile>/deps/`); the copy one level up is made by
-/// `cargo build` only and may be older. The newer of the two is taken.
+/// shared object into `target/<profile>/deps/`, beside the test executable; the copy one level up is made by
+/// `cargo build` only and may be older. The newer of the two is taken. Examples live in a third directory.
 ///
 /// # Panics
 /// When there is no module.
@@ -37,13 +37,16 @@ fn find_module() -> PathBuf {
         return fs::canonicalize(&path).unwrap_or_else(|error| panic!("REDISRAFT_SO={path}: {error}"));
     }
     let executable = std::env::current_exe().expect("the test knows its own path");
-    let directories = executable.ancestors().skip(1).take(2);
-    let candidates = directories.map(|directory| directory.join("libredisraft.so"));
+    let profile = executable.ancestors().nth(2).expect("the executable lies in target/<profile>/<kind>");
+    let candidates = ["deps", "."].map(|directory| profile.join(directory).join("libredisraft.so"));
     candidates
+        .into_iter()
         .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
         .max()
         .map(|(_, path)| path)
-        .expect("no libredisraft.so beside the test: build with the default features or set REDISRAFT_SO")
+        .expect(
+            "no libredisraft.so in the target directory: build with the default features or set REDISRAFT_SO",
+        )
 }
 
 /// Whether this account may mount a disk of its own, which [`Setup::disk_mb`] needs.
