@@ -178,7 +178,7 @@ fn bad_arguments_are_refused_with_one_clear_line() {
 fn server_settings_that_break_the_promise_are_refused() {
     let _serial = serial(seconds(90));
     for (arguments, names) in [
-        ("--cluster-enabled yes", ["cluster-enabled", "no"]),
+        ("--cluster-enabled yes", ["cluster-enabled", "remove"]),
         ("--appendonly yes", ["appendonly", "no"]),
         ("--replicaof 127.0.0.1 1", ["replicaof", ""]),
         ("--io-threads 4", ["io-threads", "1"]),
@@ -215,7 +215,15 @@ fn a_full_disk_is_refused() {
         return;
     }
     let setup = Setup { disk_mb: Some(8), ..Setup::with_module() };
-    refused(setup.module_argument("log-segment-size=64mb"), &["raftlog", "space"]);
+    let mut server = Server::start(setup.module_argument("log-segment-size=64mb"));
+    let mut connection = server.connect();
+    let reply = connection.run("RAFT.CLUSTER INIT");
+    assert!(
+        matches!(reply, Value::Error(_)) && reply.text().contains("space"),
+        "INIT on a full disk: {reply}"
+    );
+    assert!(connection.run("SET k v").is_error("NOCLUSTER"));
+    assert!(!server.has_exited());
 }
 
 #[test]
@@ -234,7 +242,7 @@ fn a_second_server_on_the_same_log_is_refused_and_harms_nothing() {
     let mut cluster = Cluster::start(1);
     cluster.client().run("SET k v");
     let directory = cluster.server(0).directory().to_owned();
-    refused(Setup::with_module().directory(&directory), &["raftlog", "another process"]);
+    refused(Setup::with_module().directory(&directory), &["raftlog", "in use"]);
     assert!(cluster.client().run("SET k w").is_ok());
     cluster.kill(0);
     cluster.restart(0);
