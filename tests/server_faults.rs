@@ -103,7 +103,7 @@ fn a_peer_of_another_cluster_is_refused() {
         );
         // The right names, but not the secret: whatever follows the hello is no proof.
         let mut forged = hello(&identity(&first), member, target);
-        forged.extend(encode(&["PROOF", &"0".repeat(64)]));
+        forged.extend(encode(&["AUTH-RAFT", &"0".repeat(64)]));
         assert!(is_closed_after(peer_port, &forged), "a member's id without the secret");
     }
     let address = format!("127.0.0.1:{}", first.port(0));
@@ -158,10 +158,10 @@ fn a_flipped_bit_in_the_log_of_a_single_node_is_refused_by_name() {
     assert_ne!(server.wait_exit(), Some(0), "a damaged log was started");
     let text = server.log_text();
     let file = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    let names_all = |line: &&str| [&file, "offset", "entry"].iter().all(|part| line.contains(*part));
+    let reason = text.lines().find(names_all);
     let reason =
-        text.lines().find(|line| line.contains(&file) && line.contains("offset") && line.contains("index"));
-    let reason =
-        reason.unwrap_or_else(|| panic!("no line names the file, the offset and the index:\n{text}"));
+        reason.unwrap_or_else(|| panic!("no line names the file, the offset and the entry:\n{text}"));
     assert!(reason.contains("raftlog-tool"), "the line does not name the tool: {reason}");
     assert!(!text.contains("panicked at"), "{text}");
     drop(server);
