@@ -172,7 +172,9 @@ impl Story {
                     parts.push(format!("term {term} vote {}", vote.unwrap_or(0)));
                 }
                 parts.extend(write.truncate_from.map(|from| format!("truncate from {from}")));
-                parts.extend(write.append.as_ref().map(|a| format!("append {}", entries(a.first, &a.entries))));
+                parts.extend(
+                    write.append.as_ref().map(|a| format!("append {}", entries(a.first, &a.entries))),
+                );
                 self.say(false, format!("{id} writes {}", parts.join(", ")));
                 self.nodes.get_mut(&id).expect("a node").writes.push_back(write);
             }
@@ -356,8 +358,10 @@ fn play(text: &str) -> String {
 fn stories_go_as_they_are_told() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let update = std::env::var_os("UPDATE").is_some();
-    let mut paths: Vec<_> =
-        std::fs::read_dir(&directory).expect("stories").map(|entry| entry.expect("an entry").path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(&directory)
+        .expect("stories")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     paths.sort();
     assert!(!paths.is_empty(), "no stories in {}", directory.display());

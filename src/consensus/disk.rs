@@ -24,7 +24,14 @@ pub(super) struct Disk {
 impl Disk {
     /// Everything up to `durable` was read back from the disk.
     pub fn new(durable: Index) -> Disk {
-        Disk { issued: 0, persisted: 0, hard_write: 0, pending: VecDeque::new(), durable, held: VecDeque::new() }
+        Disk {
+            issued: 0,
+            persisted: 0,
+            hard_write: 0,
+            pending: VecDeque::new(),
+            durable,
+            held: VecDeque::new(),
+        }
     }
 
     /// Numbers a write after which the log ends at `last`.
@@ -45,7 +52,11 @@ impl Disk {
 
     /// All writes up to `write` are durable.
     pub fn persisted(&mut self, write: WriteId) {
-        assert!(write <= self.issued, "the disk answered write {write}, but only {} were issued", self.issued);
+        assert!(
+            write <= self.issued,
+            "the disk answered write {write}, but only {} were issued",
+            self.issued
+        );
         self.persisted = self.persisted.max(write);
         while let Some(&(id, index)) = self.pending.front() {
             if id > write {

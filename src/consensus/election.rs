@@ -104,13 +104,20 @@ impl Raft {
 
     /// Would we vote for `from` in the term `asked`? Nothing changes here, whatever the answer. Members and others
     /// answer alike: a voter may not yet know that it has become one, and the asker counts only voters.
-    pub(super) fn on_pre_vote(&mut self, from: NodeId, asked: Term, last: Position, outputs: &mut Vec<Output>) {
+    pub(super) fn on_pre_vote(
+        &mut self,
+        from: NodeId,
+        asked: Term,
+        last: Position,
+        outputs: &mut Vec<Output>,
+    ) {
         let live_leader = self.has_live_leader(from);
         let core = &mut self.core;
         let free = asked > core.term || (asked == core.term && core.vote.is_none_or(|given| given == from));
         let granted = free && !live_leader && core.is_up_to_date(last);
         let term = if granted { asked } else { core.term };
-        outputs.push(Output::Send { to: from, message: Message { term, body: Body::PreVoteReply { granted } } });
+        outputs
+            .push(Output::Send { to: from, message: Message { term, body: Body::PreVoteReply { granted } } });
         // Two in a hurry would split the vote: who says yes lets the other go first.
         if granted && core.hurry.is_some() {
             if let State::Follower(follower) = &mut self.state {

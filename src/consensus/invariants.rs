@@ -46,7 +46,12 @@ impl Checkpoint {
             self.vote,
             core.vote
         );
-        assert!(core.commit >= self.commit, "I3: the commit index fell from {} to {}", self.commit, core.commit);
+        assert!(
+            core.commit >= self.commit,
+            "I3: the commit index fell from {} to {}",
+            self.commit,
+            core.commit
+        );
         let last = core.log.last_index();
         assert!(core.commit <= last, "I3: entry {} is committed, but the log ends at {last}", core.commit);
     }
@@ -81,7 +86,10 @@ fn check_leader(core: &Core, leader: &Leader) {
         && core.log.term_at(leader.no_op - 1).is_none_or(|term| term < core.term);
     assert!(starts, "I8: term {} does not start at {}", core.term, leader.no_op);
     let others: Vec<NodeId> = core.membership().nodes().filter(|id| *id != core.id()).collect();
-    assert!(others.iter().all(|id| leader.peers.get(id).is_some_and(|p| !p.leaving)), "I9: a member is unknown");
+    assert!(
+        others.iter().all(|id| leader.peers.get(id).is_some_and(|p| !p.leaving)),
+        "I9: a member is unknown"
+    );
     for (id, peer) in &leader.peers {
         assert!(*id != core.id() && (peer.leaving || others.contains(id)), "I9: {id} is no member");
         assert!(peer.is_consistent(last), "I10: {id}: {peer:?} with {last:?}");
@@ -93,6 +101,10 @@ fn check_leader(core: &Core, leader: &Leader) {
         };
         let voters = &core.membership().voters;
         let holding = voters.iter().filter(|id| durable(id) >= core.commit).count();
-        assert!(2 * holding > voters.len(), "I11: {} is committed, held by {holding} of {voters:?}", core.commit);
+        assert!(
+            2 * holding > voters.len(),
+            "I11: {} is committed, held by {holding} of {voters:?}",
+            core.commit
+        );
     }
 }

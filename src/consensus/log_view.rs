@@ -283,7 +283,10 @@ mod tests {
         assert_eq!(lengths(2, 99, 19), 1);
         assert_eq!(lengths(4, 99, 20), 1, "one entry may exceed the limit");
         assert_eq!(lengths(6, 99, 20), 0);
-        assert_eq!(log.entries(2, 2, 99).iter().map(|e| (e.term, e.bytes)).collect::<Vec<_>>(), [(1, 10), (2, 10)]);
+        assert_eq!(
+            log.entries(2, 2, 99).iter().map(|e| (e.term, e.bytes)).collect::<Vec<_>>(),
+            [(1, 10), (2, 10)]
+        );
     }
 
     #[test]

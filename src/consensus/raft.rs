@@ -99,7 +99,12 @@ impl Core {
     }
 
     /// Hands a write to the disk, with term and vote if they changed.
-    fn write(&mut self, truncate_from: Option<Index>, append: Option<Append>, outputs: &mut Vec<Output>) -> WriteId {
+    fn write(
+        &mut self,
+        truncate_from: Option<Index>,
+        append: Option<Append>,
+        outputs: &mut Vec<Output>,
+    ) -> WriteId {
         let hard_state = self.unsaved.then_some((self.term, self.vote));
         self.unsaved = false;
         let id = self.disk.issue(hard_state.is_some(), truncate_from, self.log.last_index());
@@ -125,7 +130,11 @@ impl Core {
         let truncate_from = (first <= self.log.last_index()).then_some(first);
         let mut changed = false;
         if let Some(from) = truncate_from {
-            assert!(from > self.commit, "entry {from} is committed (up to {}) and cannot be replaced", self.commit);
+            assert!(
+                from > self.commit,
+                "entry {from} is committed (up to {}) and cannot be replaced",
+                self.commit
+            );
             changed |= self.log.truncate(from);
         }
         assert!(first == self.log.last_index() + 1, "the log would have a gap before entry {first}");
@@ -210,7 +219,9 @@ impl Raft {
             Input::Tick => self.tick(outputs),
             Input::Receive { from, message } => self.receive(from, message, outputs),
             Input::Propose { bytes } => self.propose(bytes, outputs),
-            Input::ProposeMembership { membership, bytes } => self.propose_membership(membership, bytes, outputs),
+            Input::ProposeMembership { membership, bytes } => {
+                self.propose_membership(membership, bytes, outputs)
+            }
             Input::Persisted { write } => self.persisted(write, outputs),
             Input::Read { id } => self.read(id, outputs),
             Input::PeerUnreachable { peer } => self.peer_unreachable(peer),
@@ -270,7 +281,9 @@ impl Raft {
             }
             _ if !current => {}
             Body::Appended { matched, round } => self.on_appended(from, matched, round, outputs),
-            Body::Refused { prev, conflict, round, .. } => self.on_refused(from, prev, conflict, round, outputs),
+            Body::Refused { prev, conflict, round, .. } => {
+                self.on_refused(from, prev, conflict, round, outputs)
+            }
             Body::VoteReply { granted: true } => self.on_vote_granted(from, outputs),
             Body::TimeoutNow => self.on_timeout_now(from, outputs),
             Body::VoteReply { granted: false }

@@ -102,13 +102,19 @@ fn append(
     round: u64,
     outputs: &mut Vec<Output>,
 ) {
-    let prev = core.log.position_at(prev).unwrap_or(Position::default());
+    let prev = core.log.position_at(prev).expect("I10: what is sent to a peer is in the log");
     core.send(to, Body::Append { prev, entries, commit: core.commit, round }, outputs);
 }
 
 impl Raft {
     /// A peer holds everything up to `matched`, durably.
-    pub(super) fn on_appended(&mut self, from: NodeId, matched: Index, round: u64, outputs: &mut Vec<Output>) {
+    pub(super) fn on_appended(
+        &mut self,
+        from: NodeId,
+        matched: Index,
+        round: u64,
+        outputs: &mut Vec<Output>,
+    ) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
         let current_round = leader.reads.round();
         let Some(peer) = leader.peers.get_mut(&from) else { return };

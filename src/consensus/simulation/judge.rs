@@ -40,7 +40,9 @@ impl Judge {
         for at in from as usize..to as usize {
             let entry = identity(&log[at]);
             match self.committed.get(at) {
-                Some(committed) => assert_eq!(*committed, entry, "node {id} commits another entry {}", at + 1),
+                Some(committed) => {
+                    assert_eq!(*committed, entry, "node {id} commits another entry {}", at + 1)
+                }
                 None => self.committed.push(entry),
             }
         }
@@ -86,7 +88,8 @@ impl Judge {
     }
 
     fn take_reads(&mut self, id: NodeId, up_to: u64) -> Vec<(u64, Index)> {
-        let due: Vec<_> = self.reads.range((id, 0)..=(id, up_to)).map(|(key, known)| (key.1, *known)).collect();
+        let due: Vec<_> =
+            self.reads.range((id, 0)..=(id, up_to)).map(|(key, known)| (key.1, *known)).collect();
         for (read, _) in &due {
             self.reads.remove(&(id, *read));
         }

@@ -305,8 +305,10 @@ impl World {
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
-        self.fingerprint =
-            self.fingerprint.wrapping_mul(31).wrapping_add(self.now_us ^ (from << 8) ^ to ^ (message.term << 16));
+        self.fingerprint = self
+            .fingerprint
+            .wrapping_mul(31)
+            .wrapping_add(self.now_us ^ (from << 8) ^ to ^ (message.term << 16));
         self.verify_promise(from, to, &message);
         let mut payloads = Vec::new();
         if let Body::Append { prev, entries, .. } = &message.body {
@@ -336,13 +338,22 @@ impl World {
             Body::Appended { matched, .. } => {
                 assert!(disk.term == message.term, "{from} acknowledges in a term it may forget");
                 let at = (matched as usize).checked_sub(1);
-                assert!(at.is_none_or(|at| disk.log.get(at) == Some(&log[at])), "{from} acknowledges {matched}");
+                assert!(
+                    at.is_none_or(|at| disk.log.get(at) == Some(&log[at])),
+                    "{from} acknowledges {matched}"
+                );
             }
             Body::VoteReply { granted: true } => {
-                assert!((disk.term, disk.vote) == (message.term, Some(to)), "{from} may forget its vote for {to}");
+                assert!(
+                    (disk.term, disk.vote) == (message.term, Some(to)),
+                    "{from} may forget its vote for {to}"
+                );
             }
             Body::Vote { .. } => {
-                assert!((disk.term, disk.vote) == (message.term, Some(from)), "{from} may forget its own vote");
+                assert!(
+                    (disk.term, disk.vote) == (message.term, Some(from)),
+                    "{from} may forget its own vote"
+                );
             }
             _ => {}
         }
@@ -390,7 +401,9 @@ impl World {
             8 if membership => self.change_membership(other),
             9 if membership => {
                 let target = (self.random.below(2) == 0).then_some(other);
-                self.leaders().into_iter().for_each(|id| self.input(id, Input::Transfer { target }, Vec::new()));
+                self.leaders()
+                    .into_iter()
+                    .for_each(|id| self.input(id, Input::Transfer { target }, Vec::new()));
             }
             _ => {}
         }
@@ -461,7 +474,10 @@ impl World {
         let machine = &self.machines[&id];
         let Some(raft) = &machine.raft else { return };
         assert_eq!(raft.last().index as usize, machine.log.len());
-        assert_eq!(raft.term_at(raft.last().index), machine.log.last().map_or(Some(0), |s| Some(s.meta.term)));
+        assert_eq!(
+            raft.term_at(raft.last().index),
+            machine.log.last().map_or(Some(0), |s| Some(s.meta.term))
+        );
         assert_eq!(raft.commit(), machine.commit);
         assert!(raft.durable() as usize <= machine.disk.log.len(), "durable is what is on the disk");
     }
@@ -489,12 +505,17 @@ impl World {
     pub fn judge_liveness(&mut self) {
         let leaders = self.leaders();
         assert_eq!(leaders.len(), 1, "leaders {leaders:?} after healing\n{}", self.describe());
-        let Some(leader) = self.machines.get(&leaders[0]).and_then(|machine| machine.raft.as_ref()) else { return };
+        let Some(leader) = self.machines.get(&leaders[0]).and_then(|machine| machine.raft.as_ref()) else {
+            return;
+        };
         assert!(leader.own_term_committed());
         let term = leader.term();
         let commit = leader.commit();
         assert!(leader.last().index - commit < 100, "commits lag: {commit} of {:?}", leader.last());
-        assert!(self.judge.reads_open(leaders[0]) < 10 && self.judge.reads_answered > 0, "reads are not answered");
+        assert!(
+            self.judge.reads_open(leaders[0]) < 10 && self.judge.reads_answered > 0,
+            "reads are not answered"
+        );
         assert!(self.judge.committed.len() > 20, "only {} commits", self.judge.committed.len());
         for id in &leader.membership().voters {
             let Some(raft) = &self.machines[id].raft else { panic!("{id} is down") };
