@@ -18,7 +18,7 @@ pub(super) struct Follower {
     round: u64,
     /// The leader sent entries up to here, and is owed an answer when they are durable.
     owed: Index,
-    /// What the last answer said. Invariant: `answered <= verified`.
+    /// What the last answer said, or need not say. Invariant: `answered <= verified`.
     answered: Index,
     /// A message that need not wait for its entries is not answered yet: our term is not durable.
     owes_answer: bool,
@@ -77,6 +77,8 @@ impl Raft {
             follower.owes_answer = true;
         } else {
             follower.owed = follower.owed.max(end);
+            // What was durable before is no news: the next answer comes when the disk has got on.
+            follower.answered = follower.answered.max(core.disk.durable().min(follower.verified));
         }
         self.acknowledge(outputs);
     }

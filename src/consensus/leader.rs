@@ -91,7 +91,8 @@ impl Leader {
 
     /// Makes the peers those of the membership in force; who left stays until it can have heard of it.
     fn follow_membership(&mut self, core: &Core) {
-        let next = core.log.last_index() + 1;
+        // The first message to a new peer brings the change itself, or the refusal that tells where it stands.
+        let next = core.log.membership_index();
         for (id, peer) in &mut self.peers {
             peer.leaving = !core.membership().nodes().any(|member| member == *id);
         }

@@ -58,6 +58,8 @@ mod reads;
 mod replication;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 pub use io::*;

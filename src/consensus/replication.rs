@@ -102,7 +102,7 @@ fn append(
     round: u64,
     outputs: &mut Vec<Output>,
 ) {
-    let prev = core.log.position_at(prev).unwrap_or(Position::default());
+    let prev = core.log.position_at(prev).expect("I10: what is sent to a peer is in the log");
     core.send(to, Body::Append { prev, entries, commit: core.commit, round }, outputs);
 }
 

@@ -37,8 +37,8 @@ impl Judge {
 
     /// State machine safety: nobody commits anything else at an index, ever.
     pub fn commits(&mut self, id: NodeId, from: Index, to: Index, log: &[Stored]) {
-        for at in from as usize..to as usize {
-            let entry = identity(&log[at]);
+        for (at, entry) in log.iter().enumerate().take(to as usize).skip(from as usize) {
+            let entry = identity(entry);
             match self.committed.get(at) {
                 Some(committed) => {
                     assert_eq!(*committed, entry, "node {id} commits another entry {}", at + 1)
