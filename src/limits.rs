@@ -17,7 +17,7 @@ pub const CLUSTER_ID_BYTES: usize = 32;
 /// Length of the cluster secret, in bytes.
 pub const SECRET_BYTES: usize = 32;
 /// Smallest and largest segment of the log, in bytes; an entry larger than a segment gets a larger one.
-pub const LOG_SEGMENT_MIN_BYTES: u64 = 16 << 10;
+pub const LOG_SEGMENT_MIN_BYTES: u64 = 8 << 10;
 pub const LOG_SEGMENT_MAX_BYTES: u64 = 1 << 30;
 /// One sync of the log covers at most about this many payload bytes, so that the first of a queue need not wait
 /// for the last.

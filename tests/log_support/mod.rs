@@ -1,18 +1,18 @@
-//! What the tests of the log share: a log with a waiting room, and a disk that fails on demand.
+//! What the tests of the log share: a log with a waiting room, and disks that do as they are told.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Receiver};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Map, Mode, SystemDisk};
 use redisraft::log::{Entry, HardState, Identity, Kind, Log, LogError, Options, Recovery, WriteRequest};
 
-pub const SEGMENT_BYTES: u64 = 16 << 10;
+pub const SEGMENT_BYTES: u64 = 8 << 10;
 
 pub fn identity() -> Identity {
     Identity { cluster_id: "0123456789abcdef0123456789abcdef".into(), node_id: 7, secret: [9; 32] }
@@ -139,120 +139,188 @@ pub fn snapshot(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-/// A disk whose n-th call fails, and every call after it on the same kind of thing is counted on.
-pub struct FaultyDisk {
+/// A directory for many small logs: in memory where the system has such a place, as the loops sync a lot.
+pub fn fast_directory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).expect("tempdir")
+    } else {
+        tempfile::tempdir().expect("tempdir")
+    }
+}
+
+/// Called with the number of a system call before it is made; may make it fail.
+pub type Hook = Box<dyn Fn(u64) -> io::Result<()> + Send + Sync>;
+
+/// The system's disk, with a hook before every call. Calls are made one at a time.
+pub struct HookedDisk {
     disk: SystemDisk,
-    faults: Arc<Faults>,
+    hook: Arc<HookState>,
 }
 
-pub struct Faults {
-    calls: AtomicU64,
-    fail_at: AtomicU64,
-    errno: i32,
+struct HookState {
+    calls: Mutex<u64>,
+    hook: Hook,
 }
 
-impl Faults {
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::SeqCst)
-    }
-
-    /// The n-th call from now on fails; 0: none.
-    pub fn fail_in(&self, calls: u64) {
-        let at = if calls == 0 { u64::MAX } else { self.calls() + calls };
-        self.fail_at.store(at, Ordering::SeqCst);
-    }
-
-    pub fn failed(&self) -> bool {
-        self.calls() >= self.fail_at.load(Ordering::SeqCst)
-    }
-
-    fn call(&self) -> io::Result<()> {
-        let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-        if number == self.fail_at.load(Ordering::SeqCst) {
-            return Err(io::Error::from_raw_os_error(self.errno));
+impl HookState {
+    /// `partly` is what a call that fails does nevertheless.
+    fn call<T>(&self, call: impl Fn() -> io::Result<T>, partly: impl Fn()) -> io::Result<T> {
+        let mut calls = self.calls.lock().expect("hook");
+        *calls += 1;
+        if let Err(error) = (self.hook)(*calls) {
+            partly();
+            return Err(error);
         }
-        Ok(())
+        call()
     }
 }
 
-impl FaultyDisk {
-    pub fn new(errno: i32) -> (Arc<FaultyDisk>, Arc<Faults>) {
-        let faults = Arc::new(Faults { calls: AtomicU64::new(0), fail_at: AtomicU64::new(u64::MAX), errno });
-        (Arc::new(FaultyDisk { disk: SystemDisk, faults: faults.clone() }), faults)
+impl HookedDisk {
+    pub fn new(hook: Hook) -> Arc<HookedDisk> {
+        let hook = Arc::new(HookState { calls: Mutex::new(0), hook });
+        Arc::new(HookedDisk { disk: SystemDisk, hook })
+    }
+
+    pub fn calls(&self) -> u64 {
+        *self.hook.calls.lock().expect("hook")
     }
 }
 
-impl Disk for FaultyDisk {
+impl Disk for HookedDisk {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.faults.call()?;
-        self.disk.create_directory(path)
+        self.hook.call(|| self.disk.create_directory(path), || ())
     }
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.faults.call()?;
-        self.disk.sync_directory(path)
+        self.hook.call(|| self.disk.sync_directory(path), || ())
     }
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.faults.call()?;
-        self.disk.list(path)
+        self.hook.call(|| self.disk.list(path), || ())
     }
     fn exists(&self, path: &Path) -> bool {
         self.disk.exists(path)
     }
     fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
-        self.faults.call()?;
-        let file = self.disk.open(path, mode)?;
-        Ok(Arc::new(FaultyFile { file, faults: self.faults.clone() }))
+        let file = self.hook.call(|| self.disk.open(path, mode), || ())?;
+        Ok(Arc::new(HookedFile { file, hook: self.hook.clone() }))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.faults.call()?;
-        self.disk.rename(from, to)
+        self.hook.call(|| self.disk.rename(from, to), || ())
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.faults.call()?;
-        self.disk.remove(path)
+        self.hook.call(|| self.disk.remove(path), || ())
     }
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
-        self.faults.call()?;
-        self.disk.lock(path)
+        self.hook.call(|| self.disk.lock(path), || ())
     }
 }
 
-struct FaultyFile {
+struct HookedFile {
     file: FileHandle,
-    faults: Arc<Faults>,
+    hook: Arc<HookState>,
 }
 
-impl DiskFile for FaultyFile {
-    /// A write that fails may have written a part.
+impl DiskFile for HookedFile {
+    /// A write that fails has written its first half.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if let Err(error) = self.faults.call() {
-            self.file.write_at(&bytes[..bytes.len() / 2], offset)?;
-            return Err(error);
-        }
-        self.file.write_at(bytes, offset)
+        let half = || self.file.write_at(&bytes[..bytes.len() / 2], offset).expect("half a write");
+        self.hook.call(|| self.file.write_at(bytes, offset), half)
     }
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.faults.call()?;
+        // Not through `call`: its closure cannot be called twice.
+        self.hook.call(|| Ok(()), || ())?;
         self.file.read_at(bytes, offset)
     }
     fn allocate(&self, length: u64) -> io::Result<()> {
-        self.faults.call()?;
-        self.file.allocate(length)
+        self.hook.call(|| self.file.allocate(length), || ())
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.faults.call()?;
-        self.file.sync_data()
+        self.hook.call(|| self.file.sync_data(), || ())
     }
     fn sync_all(&self) -> io::Result<()> {
-        self.faults.call()?;
-        self.file.sync_all()
+        self.hook.call(|| self.file.sync_all(), || ())
     }
     fn length(&self) -> io::Result<u64> {
-        self.faults.call()?;
-        self.file.length()
+        self.hook.call(|| self.file.length(), || ())
     }
     fn map(&self) -> io::Result<Map> {
-        self.faults.call()?;
-        self.file.map()
+        self.hook.call(|| self.file.map(), || ())
+    }
+}
+
+/// A directory in memory, for reading only: thousands of variants of a log are looked at in it.
+#[derive(Clone)]
+pub struct MemoryDisk(pub BTreeMap<PathBuf, Arc<Vec<u8>>>);
+
+struct MemoryFile(Arc<Vec<u8>>);
+
+fn read_only<T>() -> io::Result<T> {
+    Err(io::ErrorKind::ReadOnlyFilesystem.into())
+}
+
+impl MemoryDisk {
+    pub fn load(directory: &Path) -> MemoryDisk {
+        MemoryDisk(snapshot(directory).into_iter().map(|(path, bytes)| (path, Arc::new(bytes))).collect())
+    }
+
+    /// The same with one file changed.
+    pub fn with(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> MemoryDisk {
+        let mut files = self.0.clone();
+        change(Arc::make_mut(files.get_mut(path).expect("a file of the log")));
+        MemoryDisk(files)
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn create_directory(&self, _: &Path) -> io::Result<()> {
+        read_only()
+    }
+    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        read_only()
+    }
+    fn list(&self, _: &Path) -> io::Result<Vec<String>> {
+        let name = |path: &PathBuf| path.file_name().expect("a name").to_string_lossy().into_owned();
+        Ok(self.0.keys().map(name).collect())
+    }
+    fn exists(&self, path: &Path) -> bool {
+        self.0.contains_key(path)
+    }
+    fn open(&self, path: &Path, _: Mode) -> io::Result<FileHandle> {
+        Ok(Arc::new(MemoryFile(self.0.get(path).ok_or(io::ErrorKind::NotFound)?.clone())))
+    }
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        read_only()
+    }
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        read_only()
+    }
+    fn lock(&self, _: &Path) -> io::Result<Option<Guard>> {
+        read_only()
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        read_only()
+    }
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = offset as usize;
+        bytes.copy_from_slice(self.0.get(start..start + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        read_only()
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        read_only()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        read_only()
+    }
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+    fn map(&self) -> io::Result<Map> {
+        Ok(self.0.clone())
     }
 }

@@ -1,0 +1,243 @@
+//! Every system call fails once, and a crash comes before every one: what was acknowledged is there afterwards,
+//! nothing is acknowledged after a failure, and the vote is never forgotten.
+
+mod log_support;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use log_support::*;
+use redisraft::log::{HardState, Log, LogError, WriteRequest};
+
+type Entries = Vec<(u64, u64, usize)>;
+
+/// What the log may hold: what was acknowledged, and what was handed in and not acknowledged yet.
+#[derive(Clone, Default)]
+struct Promise {
+    created: bool,
+    entries: Entries,
+    hard_state: HardState,
+    pending: WriteRequest,
+}
+
+impl Promise {
+    fn settle(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        self.hard_state = pending.hard_state.unwrap_or(self.hard_state);
+        if let Some(from) = pending.truncate_from {
+            self.entries.truncate(from as usize - 1);
+        }
+        self.entries
+            .extend(pending.entries.iter().map(|entry| (entry.index, entry.term, entry.payload.len())));
+    }
+
+    /// The log in `directory` holds what was acknowledged, and of the rest a prefix of what was handed in.
+    fn check(&self, directory: &Path, what: &str) {
+        if !self.created && !Log::exists(directory) {
+            Harness::create(directory).append(1, 1, 1).expect("a new log where creating failed");
+            return;
+        }
+        let harness = Harness::open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let found = contents(&harness.log);
+        let mut settled = self.clone();
+        settled.settle();
+        let kept = self.pending.truncate_from.map_or(self.entries.len(), |from| from as usize - 1);
+        let untouched = found == self.entries;
+        let begun = found.len() >= kept && settled.entries.starts_with(&found);
+        assert!(untouched || begun, "{what}: {found:?}, promised {:?}", self.entries);
+        let hard_state = harness.log.hard_state();
+        assert!([self.hard_state, settled.hard_state].contains(&hard_state), "{what}: {hard_state:?}");
+        drop(harness);
+        let mut harness = Harness::open(directory).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+        assert_eq!(contents(&harness.log), found, "{what}: the second start finds what the first found");
+        harness.append(99, 5, 600).unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+}
+
+fn requests() -> Vec<WriteRequest> {
+    let append = |first: u64, count: u64, term: u64, bytes: usize| WriteRequest {
+        entries: (first..first + count).map(|index| entry(index, term, bytes)).collect(),
+        ..Default::default()
+    };
+    let vote =
+        |term| WriteRequest { hard_state: Some(HardState { term, vote: Some(2) }), ..Default::default() };
+    vec![
+        vote(1),
+        append(1, 4, 1, 500),
+        append(5, 3, 1, 700),
+        WriteRequest {
+            truncate_from: Some(7),
+            hard_state: Some(HardState { term: 2, vote: None }),
+            ..append(7, 2, 2, 30)
+        },
+        append(9, 1, 2, 10_000),
+        vote(3),
+        WriteRequest { truncate_from: Some(9), ..Default::default() },
+        append(9, 6, 3, 900),
+    ]
+}
+
+/// Creates, writes, reopens half-way, writes on; returns the first error.
+fn run(disk: &Arc<HookedDisk>, directory: &Path, promise: &Mutex<Promise>) -> Result<(), LogError> {
+    let mut harness = Harness::create_on(disk.clone(), directory)?;
+    promise.lock().expect("promise").created = true;
+    for (number, request) in requests().into_iter().enumerate() {
+        if number == 4 {
+            drop(harness);
+            harness = Harness::open_on(disk.clone(), directory)?;
+        }
+        promise.lock().expect("promise").pending = request.clone();
+        if let Err(error) = harness.write(request) {
+            let later = harness.submit(WriteRequest::default());
+            assert!(harness.wait(later).is_err(), "nothing is acknowledged after a failure");
+            assert!(harness.log.durable().is_err(), "an error is final");
+            return Err(error);
+        }
+        promise.lock().expect("promise").settle();
+    }
+    Ok(())
+}
+
+#[test]
+fn the_nth_call_fails() {
+    let mut failures = 0;
+    let mut unnoticed = 0;
+    for errno in [libc::EIO, libc::ENOSPC] {
+        for number in 1.. {
+            let directory = fast_directory();
+            let path = directory.path().join("log");
+            let disk = HookedDisk::new(Box::new(move |call| {
+                if call == number {
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
+                Ok(())
+            }));
+            let promise = Mutex::default();
+            let result = run(&disk, &path, &promise);
+            if disk.calls() < number {
+                result.expect("nothing failed");
+                break;
+            }
+            match result {
+                Ok(()) => unnoticed += 1,
+                Err(error @ (LogError::Io { .. } | LogError::InUse { .. })) => {
+                    failures += 1;
+                    assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}");
+                }
+                Err(error) => panic!("call {number}: {error}"),
+            }
+            promise.into_inner().expect("promise").check(&path, &format!("call {number} failed"));
+        }
+    }
+    // A segment that could not be made ahead of need is tried again; the last syncs come after the last answer.
+    assert!(failures > 150 && unnoticed * 2 < failures, "{failures} failures, {unnoticed} without effect");
+}
+
+#[test]
+fn a_crash_before_every_call() {
+    let root = fast_directory();
+    let path = root.path().join("log");
+    let promise = Arc::new(Mutex::new(Promise::default()));
+    let images: Arc<Mutex<Vec<(PathBuf, Promise)>>> = Arc::default();
+    let hook = {
+        let (path, root) = (path.clone(), root.path().to_path_buf());
+        let (promise, images) = (promise.clone(), images.clone());
+        move |call| {
+            // What was promised by now; the image can only be newer.
+            let promised = promise.lock().expect("promise").clone();
+            if path.exists() {
+                let image = root.join(format!("image-{call}"));
+                crash_image(&path, &image);
+                images.lock().expect("images").push((image, promised));
+            }
+            Ok(())
+        }
+    };
+    run(&HookedDisk::new(Box::new(hook)), &path, &promise).expect("run");
+    let images = std::mem::take(&mut *images.lock().expect("images"));
+    assert!(images.len() > 100, "{}", images.len());
+    for (image, promised) in images {
+        promised.check(&image, &image.display().to_string());
+    }
+}
+
+#[test]
+fn a_disk_that_stays_full_refuses_and_recovers_with_space() {
+    let directory = fast_directory();
+    let path = directory.path().join("log");
+    let mut harness = Harness::create(&path);
+    harness.append(1, 2, 100).expect("append");
+    drop(harness);
+    let writes = Arc::new(Mutex::new(false));
+    let full = writes.clone();
+    let disk = HookedDisk::new(Box::new(move |_| {
+        if *full.lock().expect("full") {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(())
+    }));
+    let mut harness = Harness::open_on(disk, &path).expect("open");
+    *writes.lock().expect("full") = true;
+    let error = harness.append(1, 100, 500).expect_err("full");
+    assert!(error.to_string().contains("free space"), "{error}");
+    assert!(harness.append(1, 1, 1).is_err());
+    drop(harness);
+    let mut harness = Harness::open(&path).expect("open");
+    assert!(contents(&harness.log).starts_with(&[(1, 1, 100), (2, 1, 100)]));
+    harness.append(2, 100, 500).expect("append");
+}
+
+/// A tiny file system of its own, where the rights for that are there; the same faults by hook are above.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn mount(options: &str) -> Option<Tmpfs> {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(directory.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        mount.is_ok_and(|status| status.success()).then_some(Tmpfs(directory))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_and_a_read_only_one() {
+    let Some(disk) = Tmpfs::mount("size=100k") else {
+        println!("no right to mount: skipped");
+        return;
+    };
+    let path = disk.0.path().join("log");
+    let mut harness = Harness::create(&path);
+    let mut acknowledged = 0;
+    let error = loop {
+        match harness.append(1, 1, 1000) {
+            Ok(()) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 100, "the disk is full by now");
+    };
+    assert!(error.to_string().contains("free space"), "{error}");
+    drop(harness);
+    let remount = |options: &str| {
+        let status = std::process::Command::new("mount").args(["-o", options]).arg(disk.0.path()).status();
+        assert!(status.expect("mount").success());
+    };
+    remount("remount,ro");
+    let error = Harness::open(&path).err().expect("read-only");
+    assert!(error.to_string().contains("writable"), "{error}");
+    let error = Harness::create_on(HookedDisk::new(Box::new(|_| Ok(()))), &disk.0.path().join("new")).err();
+    assert!(error.expect("read-only").to_string().contains("writable"));
+    remount("remount,rw,size=1m");
+    let mut harness = Harness::open(&path).expect("open");
+    assert_eq!(harness.log.last_index(), acknowledged);
+    harness.append(1, 20, 1000).expect("space came back");
+}
