@@ -163,7 +163,7 @@ impl Links {
     }
 
     /// `None` for an id that `set_peers` did not name.
-    pub fn peer_stats(&mut self, id: u64) -> Option<PeerStats> {
+    pub fn peer_stats(&self, id: u64) -> Option<PeerStats> {
         let last_heard = self.acceptor.last_heard(id);
         self.dialler.stats(id).map(|stats| PeerStats { last_heard, ..stats })
     }
