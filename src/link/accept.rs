@@ -136,6 +136,7 @@ impl Acceptor {
         if was_up.is_none() {
             self.unauthenticated -= 1;
         }
+        let received_before = link.socket.received_bytes;
         link.socket.note(readiness);
         let filled = link.socket.fill(reactor);
         let mut fate = link.work(self.identity.as_ref(), reactor);
@@ -146,7 +147,7 @@ impl Acceptor {
             fate = Fate::Close;
         }
         let is_up = link.up();
-        if let Some(id) = is_up {
+        if let Some(id) = is_up.filter(|_| link.socket.received_bytes > received_before) {
             self.heard(id, readiness.token, reactor, now);
         }
         self.decide(link, fate, reactor, now);

@@ -10,7 +10,7 @@
 use super::reactor::{Class, Reactor, Readiness};
 use super::socket::{Filled, Socket};
 use super::{CaptureBuffer, Event};
-use crate::limits::MAX_CAPTURE_QUEUE_BYTES;
+use crate::limits::{MAX_CAPTURE_BUFFER_BYTES, MAX_CAPTURE_QUEUE_BYTES};
 use crate::resp::{encode_command, parse_reply, Reply};
 use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
@@ -75,7 +75,12 @@ impl From<io::Error> for Lost {
 
 impl Capture {
     pub fn new(connect_timeout: Duration) -> Capture {
-        Capture { session: None, buffer: CaptureBuffer::default(), paused: false, connect_timeout }
+        Capture {
+            session: None,
+            buffer: CaptureBuffer::new(MAX_CAPTURE_BUFFER_BYTES),
+            paused: false,
+            connect_timeout,
+        }
     }
 
     /// Drops a capture that runs and starts this one.
@@ -272,4 +277,78 @@ impl Session {
 
 fn is_continue(text: &str) -> bool {
     text == "CONTINUE" || text.starts_with("CONTINUE ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::READ_BUDGET_BYTES;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    const LIMIT_BYTES: usize = 2 << 20;
+    const STREAM_BYTES: usize = 24 << 20;
+
+    /// Answers the handshake without looking at it and sends the stream.
+    fn server(listener: TcpListener) {
+        let (mut stream, _) = listener.accept().unwrap();
+        for answer in ["+OK\r\n", "+OK\r\n", "+CONTINUE\r\n"] {
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        stream.write_all(&vec![b'x'; STREAM_BYTES]).unwrap();
+        // Closing with an acknowledgement unread would reset the connection.
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    }
+
+    struct Driver {
+        poll: mio::Poll,
+        events: mio::Events,
+        reactor: Reactor,
+        capture: Capture,
+    }
+
+    impl Driver {
+        fn turn(&mut self) {
+            self.capture.resume(&mut self.reactor);
+            let wait = Duration::from_millis(if self.reactor.ready.is_empty() { 5 } else { 0 });
+            self.poll.poll(&mut self.events, Some(wait)).unwrap();
+            let mut turn: Vec<_> = self.reactor.ready.drain(..).map(Readiness::leftover).collect();
+            turn.extend(self.events.iter().map(Readiness::from));
+            turn.into_iter().for_each(|readiness| self.capture.serve(readiness, &mut self.reactor));
+        }
+    }
+
+    #[test]
+    fn a_full_buffer_pauses_the_socket_and_room_resumes_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sender = std::thread::spawn(|| server(listener));
+        let poll = mio::Poll::new().unwrap();
+        let reactor = Reactor::new(poll.registry().try_clone().unwrap());
+        let mut capture = Capture::new(Duration::from_secs(10));
+        capture.buffer = CaptureBuffer::new(LIMIT_BYTES);
+        let mut driver = Driver { poll, events: mio::Events::with_capacity(8), reactor, capture };
+        let request = CaptureRequest { address, secret: "s".into(), replid: "r".into(), next_offset: 1 };
+        driver.capture.start(request, &mut driver.reactor, Instant::now());
+        let started = Instant::now();
+        let mut consumed = 0;
+        while consumed < STREAM_BYTES {
+            // Never consume before the buffer is full, or the stream at its end.
+            let held = driver.capture.buffer.as_slice().len();
+            if held >= LIMIT_BYTES || consumed + held == STREAM_BYTES {
+                (0..5).for_each(|_| driver.turn());
+                let held = driver.capture.buffer.as_slice().len();
+                // The event of one turn and what is left of it are two services here.
+                assert!(held < LIMIT_BYTES + 2 * READ_BUDGET_BYTES, "{held} bytes held");
+                consumed += held;
+                driver.capture.buffer.consume(held);
+            }
+            driver.turn();
+            assert!(started.elapsed() < Duration::from_secs(20), "stuck at {consumed}");
+        }
+        driver.capture.stop(&mut driver.reactor);
+        sender.join().unwrap();
+        assert!(matches!(driver.reactor.events[0], Event::CaptureUp));
+    }
 }

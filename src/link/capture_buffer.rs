@@ -1,20 +1,25 @@
 //! What the capture link received and the caller has not consumed, with its replication offsets.
 
-use crate::limits::MAX_CAPTURE_BUFFER_BYTES;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// A buffer that grew beyond this is given back once it is empty.
 const KEEP_BYTES: usize = 16 << 20;
 
 /// A window of the local Redis' effect stream. Offsets are Redis' own, as in `PSYNC`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CaptureBuffer {
     bytes: BytesMut,
+    /// Length at which the socket is not read any more.
+    limit_bytes: usize,
     start_offset: i64,
     grew: bool,
 }
 
 impl CaptureBuffer {
+    pub(super) fn new(limit_bytes: usize) -> CaptureBuffer {
+        CaptureBuffer { bytes: BytesMut::new(), limit_bytes, start_offset: 0, grew: false }
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes
     }
@@ -47,7 +52,7 @@ impl CaptureBuffer {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() >= MAX_CAPTURE_BUFFER_BYTES
+        self.bytes.len() >= self.limit_bytes
     }
 
     /// Prepares for bytes from `offset` on: what is here is kept when it ends exactly there.
@@ -59,7 +64,7 @@ impl CaptureBuffer {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = CaptureBuffer::default();
+        *self = CaptureBuffer::new(self.limit_bytes);
     }
 
     /// Appends what `fill` adds; returns what it returns.
@@ -82,7 +87,7 @@ mod tests {
 
     #[test]
     fn offsets_follow_what_is_received_and_consumed() {
-        let mut buffer = CaptureBuffer::default();
+        let mut buffer = CaptureBuffer::new(1 << 20);
         buffer.go_on_at(101);
         buffer.append(&mut BytesMut::from(&b"hello world"[..]));
         assert_eq!((buffer.start_offset(), buffer.end_offset()), (101, 112));

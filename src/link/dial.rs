@@ -127,10 +127,9 @@ impl Dialler {
         self.each_peer(reactor, now, Peer::flush);
     }
 
-    pub fn stats(&mut self, id: u64) -> Option<PeerStats> {
-        let peer = self.peers.get_mut(&id)?;
-        let queued_bytes = peer.link().map_or(0, |socket| socket.output.len());
-        Some(PeerStats { connected: peer.is_up(), queued_bytes, ..peer.stats.clone() })
+    pub fn stats(&self, id: u64) -> Option<PeerStats> {
+        let peer = self.peers.get(&id)?;
+        Some(PeerStats { connected: peer.is_up(), queued_bytes: peer.queued_bytes(), ..peer.stats.clone() })
     }
 
     fn each_peer(

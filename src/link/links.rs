@@ -126,12 +126,14 @@ impl Links {
         self.now = Instant::now().max(now);
         let mut turn = std::mem::take(&mut self.turn);
         turn.extend(self.reactor.ready.drain(..).map(Readiness::leftover));
-        turn.extend(self.mio_events.iter().map(|event| Readiness {
-            token: event.token(),
-            readable: event.is_readable(),
-            writable: event.is_writable(),
-            hangup: event.is_read_closed() || event.is_error(),
-        }));
+        let leftovers = turn.len();
+        for readiness in self.mio_events.iter().map(Readiness::from) {
+            // Served once per turn, or its budget would be twice that of others.
+            match turn[..leftovers].iter_mut().find(|leftover| leftover.token == readiness.token) {
+                Some(leftover) => *leftover = readiness,
+                None => turn.push(readiness),
+            }
+        }
         for readiness in turn.drain(..) {
             self.serve(readiness);
         }
@@ -161,7 +163,7 @@ impl Links {
     }
 
     /// `None` for an id that `set_peers` did not name.
-    pub fn peer_stats(&mut self, id: u64) -> Option<PeerStats> {
+    pub fn peer_stats(&self, id: u64) -> Option<PeerStats> {
         let last_heard = self.acceptor.last_heard(id);
         self.dialler.stats(id).map(|stats| PeerStats { last_heard, ..stats })
     }

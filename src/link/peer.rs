@@ -117,6 +117,14 @@ impl Peer {
         }
     }
 
+    /// Bytes queued and not yet accepted by the kernel.
+    pub fn queued_bytes(&self) -> usize {
+        match &self.state {
+            State::Up { socket, .. } => socket.output.len(),
+            _ => 0,
+        }
+    }
+
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up { .. })
     }

@@ -54,6 +54,17 @@ impl Readiness {
     }
 }
 
+impl From<&mio::event::Event> for Readiness {
+    fn from(event: &mio::event::Event) -> Readiness {
+        Readiness {
+            token: event.token(),
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            hangup: event.is_read_closed() || event.is_error(),
+        }
+    }
+}
+
 pub(super) struct Reactor {
     pub registry: Registry,
     pub rejections: Rejections,

@@ -19,6 +19,8 @@ pub(super) struct Socket {
     /// Received and not yet consumed.
     pub input: BytesMut,
     pub output: SendQueue,
+    /// Bytes read since the start.
+    pub received_bytes: u64,
     readable: bool,
     writable: bool,
     hangup: bool,
@@ -44,6 +46,7 @@ impl Socket {
             token,
             input: BytesMut::new(),
             output: SendQueue::default(),
+            received_bytes: 0,
             readable: false,
             writable: false,
             hangup: false,
@@ -110,6 +113,7 @@ impl Socket {
                 Ok(0) => return Ok(Filled::Closed),
                 Ok(length) => {
                     target.extend_from_slice(&reactor.scratch[..length]);
+                    self.received_bytes += length as u64;
                     budget -= length;
                     // A short read of a stream socket has emptied it (epoll(7)): later bytes are a new edge.
                     // After a hang-up there is none, so go on to the end of the stream.
