@@ -165,8 +165,8 @@ fn bad_arguments_are_refused_with_one_clear_line() {
         ("nosuch=1", ["nosuch", ""]),
         ("election-timeout=soon", ["election-timeout", "soon"]),
         ("election-timeout=300", ["election-timeout", "request-timeout"]),
-        ("addr=nowhere", ["addr", "nowhere"]),
-        ("addr=host:99999", ["addr", "99999"]),
+        ("peer-addr=nowhere", ["peer-addr", "nowhere"]),
+        ("peer-listen=host:99999", ["peer-listen", "99999"]),
         ("log-fsync=maybe", ["log-fsync", "maybe"]),
         ("novalue", ["novalue", ""]),
     ] {

@@ -39,16 +39,22 @@ pub struct Setup {
 pub struct Found(Log);
 
 /// Opens the log that is there, or says that there is none.
-pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, crate::log::LogError> {
+pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     if !Log::exists(&setup.log_directory) {
         return Ok(None);
     }
-    start::open(setup, links).map(|log| Some(Found(log)))
+    let log = start::open(setup, links).map_err(|error| error.to_string())?;
+    if log.last_index() > 0 {
+        return Ok(Some(Found(log)));
+    }
+    drop(log);
+    start::set_aside(&setup.log_directory).map(|()| None)
 }
 
 pub struct Runtime {
     setup: Setup,
     world: RealWorld,
+    found: Option<Found>,
     node: Option<Node>,
     /// JOIN is under way on its own thread.
     joining: Option<Ticket>,
@@ -59,16 +65,23 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>) -> Runtime {
+    /// `found`: the log of an earlier start.
+    pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>, found: Option<Found>) -> Runtime {
         let world = RealWorld::new(&setup, links, bridge);
-        Runtime { setup, world, node: None, joining: None, joins: channel(), durable: 0, stop: false }
+        let status = found.as_ref().map_or_else(Status::default, |Found(log)| Status {
+            state: State::Loading,
+            cluster_id: log.identity().cluster_id.clone(),
+            node_id: log.identity().node_id,
+            ..Status::default()
+        });
+        world.bridge.publish(Arc::new(status));
+        Runtime { setup, world, found, node: None, joining: None, joins: channel(), durable: 0, stop: false }
     }
 
     /// Runs until `Shutdown`, or until the node cannot trust its state.
-    pub fn run(mut self, found: Option<Found>) -> Result<(), Fatal> {
-        match found {
-            Some(Found(log)) => self.start_node(log)?,
-            None => self.publish(State::Uninitialized),
+    pub fn run(mut self) -> Result<(), Fatal> {
+        if let Some(Found(log)) = self.found.take() {
+            self.start_node(log)?;
         }
         let (mut events, mut messages) = (Vec::new(), Vec::new());
         while !self.stop {

@@ -76,9 +76,9 @@ impl Tickets {
         unsafe { api!(RedisModule_UnblockClient)(client, ready.cast()) };
     }
 
-    /// Some client is still blocked although its answer is known.
-    pub fn are_being_answered(&self) -> bool {
-        self.under_way.get() > 0
+    /// Some client is still blocked.
+    pub fn are_waiting(&self) -> bool {
+        self.under_way.get() > 0 || !self.waiting.borrow().is_empty()
     }
 
     fn forget(&self, client: *mut raw::RedisModuleBlockedClient) {

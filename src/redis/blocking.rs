@@ -6,7 +6,6 @@ use super::data;
 use super::ffi::{self, api, Context, OwnedText, Text};
 use super::main_thread::{self, MainThread};
 use super::wait;
-use redis_module::raw;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::{c_int, c_void};
@@ -71,7 +70,7 @@ fn try_now(ctx: Context, state: &MainThread, command: &[Text], answer_empty: boo
 }
 
 fn block(ctx: Context, state: &MainThread, words: Vec<OwnedText>, texts: &[Text], timeout_ms: i64) -> c_int {
-    let mut keys = key_arguments(ctx, texts);
+    let mut keys = ffi::keys(ctx, texts);
     let client = ffi::client_id(ctx);
     let attempt = Box::new(Attempt { words, client });
     // SAFETY: the keys are copied by the server; the private data is freed by `free` exactly once.
@@ -127,20 +126,6 @@ fn attempt_words(ctx: Context) -> Vec<Text> {
     attempt.words.iter().map(|word| word.0).collect()
 }
 
-fn key_arguments(ctx: Context, command: &[Text]) -> Vec<Text> {
-    let mut count = 0;
-    // SAFETY: the strings are alive; the result is an array of `count` positions that the caller frees.
-    unsafe {
-        let argv = command.as_ptr() as *mut Text;
-        let keys = api!(RedisModule_GetCommandKeys)(ctx, argv, command.len() as c_int, &mut count);
-        let found = (0..count as usize).filter_map(|i| command.get(*keys.add(i) as usize).copied()).collect();
-        if !keys.is_null() {
-            api!(RedisModule_Free)(keys.cast());
-        }
-        found
-    }
-}
-
 /// How long the command wants to wait; 0 = for ever.
 fn timeout_ms(command: &[Text]) -> Option<i64> {
     let words: Vec<&[u8]> = command.iter().map(|word| ffi::bytes(*word)).collect();
@@ -193,4 +178,3 @@ fn last_id(ctx: Context, key: Text) -> String {
         _ => "0-0".to_string(),
     }
 }
-const _: () = assert!(raw::REDISMODULE_OK == 0, "callbacks return 0 for served");

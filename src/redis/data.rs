@@ -3,6 +3,7 @@
 //! On the leader the command is executed at once, and its reply is held by the gate. Elsewhere it is redirected;
 //! where no leader is known it waits. An error is sent only for a command that was not executed.
 
+use super::access;
 use super::blocking;
 use super::cluster_views::moved;
 use super::command_table::{blocks, Class};
@@ -95,21 +96,11 @@ pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
         CStr::from_bytes_with_nul(unsafe { std::slice::from_raw_parts(name.as_ptr(), name.len() + 1) })
             .map_err(|_| "ERR unknown command".to_string())?;
     match ffi::call_vector(ctx, name, CALL_FORMAT, &command[1..]) {
-        Some(reply) if reply.is_error() && permission_denied() => Err(no_permission(name)),
+        // The server words a missing right differently inside a module.
+        Some(reply) if reply.is_error() => access::refusal(ctx, command).map_or(Ok(reply), Err),
         Some(reply) => Ok(reply),
-        None if permission_denied() => Err(no_permission(name)),
         None => Err(format!("ERR {}", std::io::Error::last_os_error())),
     }
-}
-
-/// The server says by `errno` that the ACL forbids the call; the text of its error differs from the native one.
-fn permission_denied() -> bool {
-    std::io::Error::last_os_error().raw_os_error() == Some(libc::EACCES)
-}
-
-fn no_permission(name: &CStr) -> String {
-    let name = name.to_string_lossy().to_ascii_lowercase();
-    format!("NOPERM this user has no permissions to run the '{name}' command or to access one of its keys")
 }
 
 fn is_script(name: &[u8]) -> bool {
@@ -161,23 +152,7 @@ fn send_here(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
 
 /// Slot of the command's first key; 0 for a command without keys.
 fn slot_of(ctx: Context, command: &[Text]) -> u16 {
-    let mut count = 0;
-    // SAFETY: the strings live as long as the callback; the result is an array of `count` positions that the
-    // caller frees.
-    unsafe {
-        let keys = ffi::api!(RedisModule_GetCommandKeys)(
-            ctx,
-            command.as_ptr() as *mut Text,
-            command.len() as c_int,
-            &mut count,
-        );
-        if keys.is_null() {
-            return 0;
-        }
-        let first = (count > 0).then(|| *keys as usize);
-        ffi::api!(RedisModule_Free)(keys.cast());
-        first.and_then(|at| command.get(at)).map_or(0, |key| key_slot(ffi::bytes(*key)))
-    }
+    ffi::keys(ctx, command).first().map_or(0, |key| key_slot(ffi::bytes(*key)))
 }
 
 /// `RAFT NOSUCHCOMMAND`: the server's own words.

@@ -37,6 +37,9 @@ pub fn bytes<'a>(text: Text) -> &'a [u8] {
 
 /// The arguments of a command callback.
 pub fn arguments<'a>(argv: *mut Text, argc: c_int) -> &'a [Text] {
+    if argc == 0 {
+        return &[]; // the server passes no array at all
+    }
     // SAFETY: the server passes `argc` valid pointers that live as long as the callback runs.
     unsafe { std::slice::from_raw_parts(argv, argc as usize) }
 }
@@ -226,6 +229,23 @@ pub fn wrong_arity(ctx: Context) -> c_int {
 pub fn client_id(ctx: Context) -> u64 {
     // SAFETY: plain call.
     unsafe { api!(RedisModule_GetClientId)(ctx) }
+}
+
+/// The keys among the command's words, in order.
+pub fn keys(ctx: Context, command: &[Text]) -> Vec<Text> {
+    let mut count = 0;
+    // SAFETY: the strings are alive; the result is null or an array of `count` positions that the caller frees.
+    unsafe {
+        let argv = command.as_ptr() as *mut Text;
+        let positions = api!(RedisModule_GetCommandKeys)(ctx, argv, command.len() as c_int, &mut count);
+        if positions.is_null() {
+            return Vec::new();
+        }
+        let found =
+            (0..count as usize).filter_map(|i| command.get(*positions.add(i) as usize).copied()).collect();
+        api!(RedisModule_Free)(positions.cast());
+        found
+    }
 }
 
 /// `REDISMODULE_CTX_FLAGS_*`.

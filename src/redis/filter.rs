@@ -38,6 +38,7 @@ pub unsafe extern "C" fn run(command: Filtered) {
     }
     let second = (count > 1).then(|| ffi::bytes(argument(command, 1)));
     match state.table.borrow().classify(name, second, count as usize) {
+        Class::Local if name.eq_ignore_ascii_case(b"acl") => state.access.users_change(),
         Class::Unknown | Class::Local | Class::Shutdown | Class::ReplConf => {}
         Class::Read | Class::Write | Class::Blocking { .. } | Class::Wait => {
             insert(command, &state.words.raft)

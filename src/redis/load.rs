@@ -1,5 +1,6 @@
 //! Loading the module: everything is checked before anything is started, and a load that fails says why in one line.
 
+use super::access::Access;
 use super::command_table::{renamed, CommandTable};
 use super::ffi::{self, Context, OwnedText, Text};
 use super::gate::Gate;
@@ -67,7 +68,7 @@ fn load(ctx: Context, words: &[Text]) -> Result<(), String> {
     })
     .map_err(|error| error.to_string())?;
     check_directory(&setup.log_directory)?;
-    let found = find_log(&setup, &links).map_err(|error| error.to_string())?;
+    let found = find_log(&setup, &links)?;
     let table = command_table(ctx, &settings)?;
     register_commands(ctx)?;
     start(ctx, setup, links, found, table)
@@ -267,6 +268,7 @@ fn start(
         context: ffi::lasting_context(ctx),
         bridge: bridge.clone(),
         gate: Gate::new(),
+        access: Access::new(),
         table: RefCell::new(table),
         waiters: Default::default(),
         blocked: Default::default(),
@@ -284,24 +286,23 @@ fn start(
         feed_token: setup.feed_token.clone(),
         capture_secret: setup.capture_secret.clone().into_bytes(),
         capture_user,
-        follow_port: Cell::new(0),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });
     subscribe(ctx, wake_fd)?;
     configs::set_on_change(on_settings);
-    let runtime = Runtime::new(setup, links, bridge);
+    let runtime = Runtime::new(setup, links, bridge, found);
     let thread = std::thread::Builder::new()
         .name("raft".into())
-        .spawn(move || run(runtime, found))
+        .spawn(move || run(runtime))
         .map_err(|error| format!("cannot start the raft thread: {error}"))?;
     *main_thread::get().raft_thread.borrow_mut() = Some(thread);
     Ok(())
 }
 
 /// The raft thread. A node that cannot trust its state stops the server: it starts again from what is on disk.
-fn run(runtime: Runtime, found: Option<Found>) {
-    if let Err(fatal) = runtime.run(found) {
+fn run(runtime: Runtime) {
+    if let Err(fatal) = runtime.run() {
         log::error!("stopping the server: {fatal}");
         std::process::exit(1);
     }

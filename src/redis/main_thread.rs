@@ -1,5 +1,6 @@
 //! What the module keeps on the server's main thread.
 
+use super::access::Access;
 use super::admin::Tickets;
 use super::blocking::Blocked;
 use super::command_table::CommandTable;
@@ -24,6 +25,7 @@ pub struct MainThread {
     pub context: Context,
     pub bridge: Arc<Bridge>,
     pub gate: Gate,
+    pub access: Access,
     pub table: RefCell<CommandTable>,
     pub waiters: Waiters,
     pub blocked: Blocked,
@@ -35,8 +37,6 @@ pub struct MainThread {
     /// What the capture link proves itself with.
     pub capture_secret: Vec<u8>,
     pub capture_user: *mut redis_module::raw::RedisModuleUser,
-    /// The feed's port, while following has to wait for the next turn of the event loop.
-    pub follow_port: Cell<u16>,
     /// The settings that the module owns were set.
     pub took_over: Cell<bool>,
     /// The thread that runs the node, until it is joined at shutdown.

@@ -3,6 +3,7 @@
 //! All callbacks run on the server's main thread. None of them waits: for the disk, for a peer, or for the raft
 //! thread. What the main thread decides alone is small: whether the gate is open, and whose replies it holds.
 
+mod access;
 mod admin;
 mod blocking;
 pub mod cluster_views;

@@ -40,20 +40,30 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
 
 /// While the server loads its own RDB at start, it cannot change its role.
 const LOADING_PAUSE_MS: i64 = 20;
+/// An administrator's answer is on its way from the raft thread.
+const ANSWER_PAUSE_MS: i64 = 1;
+
+fn port_data(port: u16) -> *mut c_void {
+    port as usize as *mut c_void
+}
 
 /// REPLICAOF ends every blocked client with an error, so none may be blocked then: clients are paused from the
 /// moment that this node stops leading, and whoever waits for an answer that is on its way gets it first.
 fn follow(ctx: Context, state: &MainThread, port: u16) {
     pause(ctx);
     if ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0 {
-        let port = port as usize as *mut c_void;
         // SAFETY: the callback is a function of this file; its argument is a number.
-        unsafe { ffi::api!(RedisModule_CreateTimer)(ctx, LOADING_PAUSE_MS, Some(follow_later), port) };
+        unsafe {
+            ffi::api!(RedisModule_CreateTimer)(ctx, LOADING_PAUSE_MS, Some(follow_later), port_data(port))
+        };
         return;
     }
-    if state.tickets.are_being_answered() {
-        state.follow_port.set(port);
-        return ffi::next_turn(follow_next_turn);
+    if state.tickets.are_waiting() {
+        // SAFETY: as above.
+        unsafe {
+            ffi::api!(RedisModule_CreateTimer)(ctx, ANSWER_PAUSE_MS, Some(follow_later), port_data(port))
+        };
+        return;
     }
     if !state.took_over.replace(true) {
         settings::take_over(ctx);
@@ -74,11 +84,6 @@ fn pause(ctx: Context) {
     if let Err(error) = ffi::call(ctx, &["CLIENT", "PAUSE", PAUSE_MS, "ALL"]) {
         log::error!("cannot pause clients: {error}");
     }
-}
-
-unsafe extern "C" fn follow_next_turn(_: *mut c_void) {
-    let state = main_thread::get();
-    follow(state.context, state, state.follow_port.get());
 }
 
 unsafe extern "C" fn follow_later(ctx: Context, port: *mut c_void) {
@@ -140,7 +145,10 @@ pub unsafe extern "C" fn on_event_loop(
 ) {
     let state = main_thread::get();
     match subevent {
-        BEFORE_SLEEP => state.gate.before_sleep(ctx, &state.bridge),
+        BEFORE_SLEEP => {
+            state.gate.before_sleep(ctx, &state.bridge);
+            state.access.refresh(ctx);
+        }
         _ => state.gate.after_sleep(),
     }
 }

@@ -1,5 +1,6 @@
 //! `RAFT.TOPOLOGY CLUSTER ..`: what a cluster client asks, and `RAFT.DENIED`: what nobody may do.
 
+use super::access;
 use super::cluster_views::{answer, Answer, Reply};
 use super::ffi::{self, Context, Text};
 use super::main_thread;
@@ -16,6 +17,9 @@ pub unsafe extern "C" fn topology_command(ctx: Context, argv: *mut Text, argc: c
 /// `words`: `RAFT.TOPOLOGY` and the command that the filter found.
 pub fn run(ctx: Context, words: &[Text], patience: Patience) -> c_int {
     let Some(command) = words.get(1) else { return ffi::wrong_arity(ctx) };
+    if let Some(refusal) = access::refusal(ctx, &words[1..]) {
+        return ffi::reply_error(ctx, &refusal);
+    }
     let state = main_thread::get();
     let status = state.bridge.status();
     let command = ffi::bytes(*command);

@@ -14,7 +14,8 @@ use crate::node::{change, wire, Fatal, Node, Start};
 use crate::resp::Reply;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Invitation by a cluster, or why there is none.
 pub(super) type JoinResult = Result<Invitation, String>;
@@ -34,6 +35,22 @@ pub(super) fn open(setup: &Setup, links: &Links) -> Result<Log, LogError> {
     let (log, recovery) = Log::open(&setup.log_directory, options(setup), notify(links))?;
     log::info!("log {}: {recovery}", setup.log_directory.display());
     Ok(log)
+}
+
+/// A node that was stopped between its invitation and the first entry from the leader has promised nothing to
+/// anybody, and does not know where its peers are: it may join again, under another id.
+pub(super) fn set_aside(directory: &Path) -> Result<(), String> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut name = directory.as_os_str().to_owned();
+    name.push(format!(".incomplete-{seconds}"));
+    std::fs::rename(directory, &name).map_err(|error| {
+        format!("cannot move the log of an unfinished join aside, {}: {error}", directory.display())
+    })?;
+    log::warn!(
+        "an unfinished join left a log without an entry; it was moved to {}",
+        Path::new(&name).display()
+    );
+    Ok(())
 }
 
 fn options(setup: &Setup) -> Options {
@@ -97,10 +114,11 @@ impl Runtime {
         };
         match self.create_log(identity, vec![first]) {
             Ok(log) => {
-                // Answered first: the server drops blocked clients when it becomes a replica of the feed.
+                // Answered after `Follow` is told: the main thread then lets no other client wait meanwhile.
                 let cluster_id = log.identity().cluster_id.clone();
+                self.start_node(log)?;
                 self.world.bridge.answer(ticket, Answer::Created { cluster_id });
-                self.start_node(log)
+                Ok(())
             }
             Err(error) => {
                 self.world.bridge.answer(ticket, Answer::Refused(error.to_string()));
@@ -179,12 +197,12 @@ impl Runtime {
         // The first entry of the log comes from the leader; until then the members are what we were told.
         match self.create_log(Identity { cluster_id, node_id: id, secret }, Vec::new()) {
             Ok(log) => {
-                if let Some(ticket) = self.joining.take() {
-                    self.world.bridge.answer(ticket, Answer::Ok); // first: see `init`
-                }
                 self.start_node(log)?;
                 let node = self.node.as_mut().expect("just started");
                 node.set_known_members(&mut self.world, members);
+                if let Some(ticket) = self.joining.take() {
+                    self.world.bridge.answer(ticket, Answer::Ok);
+                }
             }
             Err(error) => self.join_failed(error.to_string()),
         }
