@@ -133,7 +133,12 @@ fn other_processes_do_not_get_the_feed() {
     let mut node = Node::without_identity();
     let port = node.links.feed_port();
     let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'PING\\r\\n' >&3; cat <&3; true");
-    let mut child = Command::new("/bin/bash").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new("/bin/bash")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     run(&mut [&mut node], |nodes| nodes[0].links.rejections().get(Rejection::ForeignFeed) == 1);
     child.wait().unwrap();
     let mut said = String::new();

@@ -59,7 +59,7 @@ fn a_dead_peer_is_refused_at_once_and_comes_back() {
     let killed = Instant::now();
     drop(two);
     run(&mut [&mut one], |nodes| nodes[0].saw(|e| matches!(e, Event::PeerDown { id: 2, refused: true })));
-    assert!(killed.elapsed() < Duration::from_millis(500), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
     assert!(!one.links.send(2, frame(0, b"", &[])), "no link");
     // Further tries fail silently.
     let until = Instant::now() + Duration::from_millis(400);
@@ -135,8 +135,16 @@ fn a_newer_link_of_the_same_id_replaces_the_older() {
 #[test]
 fn two_processes_with_one_id_do_not_take_the_link_from_each_other_without_pause() {
     let mut two = Node::new(2);
-    let (mut first, mut second) = (Node::new(1), Node::new(1));
+    // Longer than the test: after the tries at once there are no more.
+    let patient = || redisraft::link::LinkConfig { reconnect_interval: Duration::from_secs(1), ..config() };
+    let twin = || {
+        let mut node = Node { links: redisraft::link::Links::new(patient()).unwrap(), seen: Vec::new() };
+        node.links.set_identity(identity(1));
+        node
+    };
+    let (mut first, mut second) = (twin(), twin());
     first.dial(2, two.address());
+    run(&mut [&mut first, &mut two], |nodes| nodes[0].is_up(2));
     second.dial(2, two.address());
     let until = Instant::now() + Duration::from_millis(600);
     while Instant::now() < until {
@@ -144,7 +152,7 @@ fn two_processes_with_one_id_do_not_take_the_link_from_each_other_without_pause(
     }
     let connects =
         first.links.peer_stats(2).unwrap().connects_ok + second.links.peer_stats(2).unwrap().connects_ok;
-    assert!((2..100).contains(&connects), "{connects} connects in 600 ms");
+    assert!((2..=8).contains(&connects), "{connects} connects in 600 ms");
 }
 
 #[test]

@@ -129,10 +129,14 @@ impl Socket {
 
     /// Writes what is queued, as far as the socket takes it, within the budget.
     pub fn flush(&mut self, reactor: &mut Reactor) -> io::Result<()> {
+        self.flush_within(WRITE_BUDGET_BYTES, reactor)
+    }
+
+    fn flush_within(&mut self, budget: usize, reactor: &mut Reactor) -> io::Result<()> {
         if self.output.is_empty() || !self.writable {
             return Ok(());
         }
-        self.writable = self.output.write_to(&mut self.stream, WRITE_BUDGET_BYTES)?;
+        self.writable = self.output.write_to(&mut self.stream, budget)?;
         if self.writable && !self.output.is_empty() {
             reactor.remember(self.token);
         }
@@ -143,5 +147,32 @@ impl Socket {
     pub fn close(mut self, reactor: &mut Reactor) {
         // Closing the descriptor would do it as well; nothing can be done about a failure.
         let _ = reactor.registry.deregister(&mut self.stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_budget_used_up_leaves_the_socket_to_the_next_turn() {
+        let poll = mio::Poll::new().unwrap();
+        let mut reactor = Reactor::new(poll.registry().try_clone().unwrap());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(stream);
+        let mut socket = Socket::new(stream, Class::Feed, &mut reactor).unwrap();
+        socket.note(Readiness { writable: true, ..Readiness::leftover(socket.token) });
+        // More pieces than one call writes, and fewer bytes than the kernel buffers.
+        for _ in 0..70 {
+            socket.output.push(vec![1; 4096].into());
+        }
+        socket.flush_within(1, &mut reactor).unwrap();
+        assert!(!socket.output.is_empty(), "one call's worth is the least");
+        assert_eq!(reactor.ready, [socket.token]);
+        reactor.ready.clear();
+        socket.flush_within(WRITE_BUDGET_BYTES, &mut reactor).unwrap();
+        assert!(socket.output.is_empty() && reactor.ready.is_empty());
     }
 }
