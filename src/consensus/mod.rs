@@ -20,7 +20,8 @@
 //!    link. A message that no correct node could have sent is dropped without a trace.
 //! 5. **Payloads are the driver's.** `Send` of an `Append` needs the payloads `prev.index + 1 ..` from the driver's
 //!    log, which must hold every entry from the moment of its `Persist` on, durable or not. A `Write` names the
-//!    origin of its payloads by [`Source`]; a later write that truncates makes the former payloads void.
+//!    origin of its payloads by [`Source`]; a later write that truncates makes the former payloads void. No payload
+//!    is longer than [`MAX_ENTRY_BYTES`](crate::limits::MAX_ENTRY_BYTES): see to it before proposing.
 //! 6. **`Commit { index }` decides.** All up to `index` may be applied. It may run ahead of what is durable here (a
 //!    majority of others has it), never ahead of [`Raft::last`].
 //! 7. **Reads.** `Read` ids increase. `ReadReady { id, index }` answers all ids up to `id` that came before: wait

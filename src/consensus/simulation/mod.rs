@@ -8,6 +8,12 @@ mod world;
 
 use world::{Faults, World};
 
+/// `count` seeds from `first` on; `SEEDS=10` in the environment makes it ten times as many.
+fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let factor = std::env::var("SEEDS").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    first..first + count * factor
+}
+
 /// Runs one seed with faults, then without, and demands progress at the end.
 fn run(seed: u64, faults: Faults) {
     let outcome = std::panic::catch_unwind(|| {
@@ -26,25 +32,25 @@ fn run(seed: u64, faults: Faults) {
 #[test]
 fn lossy_network() {
     let faults = Faults { loss: 10, duplication: 10, reordering: 20, ..Faults::default() };
-    (0..80).for_each(|seed| run(seed, faults));
+    seeds(0, 80).for_each(|seed| run(seed, faults));
 }
 
 #[test]
 fn partitions_and_links() {
     let faults = Faults { loss: 2, partitions: true, false_hints: true, ..Faults::default() };
-    (100..180).for_each(|seed| run(seed, faults));
+    seeds(100_000, 80).for_each(|seed| run(seed, faults));
 }
 
 #[test]
 fn crashes() {
     let faults = Faults { loss: 2, crashes: true, reordering: 5, ..Faults::default() };
-    (200..280).for_each(|seed| run(seed, faults));
+    seeds(200_000, 80).for_each(|seed| run(seed, faults));
 }
 
 #[test]
 fn membership_changes_and_transfers() {
     let faults = Faults { loss: 3, membership: true, ..Faults::default() };
-    (300..380).for_each(|seed| run(seed, faults));
+    seeds(300_000, 80).for_each(|seed| run(seed, faults));
 }
 
 #[test]
@@ -58,7 +64,7 @@ fn everything_at_once() {
         membership: true,
         false_hints: true,
     };
-    (400..520).for_each(|seed| run(seed, faults));
+    seeds(400_000, 120).for_each(|seed| run(seed, faults));
 }
 
 /// The same seed gives the same history, to the last message.

@@ -141,6 +141,21 @@ fn candidacy_takes_a_majority_of_pre_votes_for_the_next_term() {
 }
 
 #[test]
+fn the_own_vote_counts_with_its_own_write_and_no_earlier_one() {
+    let mut bench = Bench::new(1, members(&[1, 2, 3], &[]), 1, &[1]);
+    bench.append(2, 1, at(1, 1), &[normal(1)]);
+    let earlier = bench.write;
+    bench.tick();
+    bench.hear(3, 2, Body::PreVoteReply { granted: true });
+    assert!(bench.write > earlier);
+    assert_eq!(bench.give(Input::Persisted { write: earlier }), []);
+    bench.hear(3, 2, Body::VoteReply { granted: true });
+    assert_eq!(bench.raft.role(), Role::Candidate);
+    bench.persist();
+    assert_eq!(bench.raft.role(), Role::Leader);
+}
+
+#[test]
 fn a_refusal_of_a_later_term_is_learned_from() {
     let mut bench = Bench::new(1, members(&[1, 2, 3], &[]), 5, &[5]);
     bench.tick();
