@@ -119,8 +119,10 @@ fn kind_of(path: &Path) -> &str {
 fn flip_every_byte(sample: &Sample) {
     assert_eq!(sample.judge(sample.files.clone(), &|| "intact".into()), Outcome::Clean);
     let mut outcomes = std::collections::BTreeMap::new();
-    for (path, bytes) in &sample.files.0 {
-        for offset in 0..bytes.len() {
+    for (path, bytes) in sample.files.0.iter().filter(|(path, _)| kind_of(path) != "META") {
+        // Nothing but zeros: a segment made ahead of need.
+        let step = if bytes.iter().all(|byte| *byte == 0) { 31 } else { 1 };
+        for offset in (0..bytes.len()).step_by(step) {
             let what = || format!("{} at {offset} flipped", path.display());
             let files = sample.files.with(path, |bytes| bytes[offset] ^= 1 << (offset % 8));
             let outcome = sample.judge(files, &what);
@@ -135,10 +137,8 @@ fn flip_every_byte(sample: &Sample) {
             *outcomes.entry((kind_of(path), name)).or_insert(0u64) += 1;
         }
     }
-    println!("{outcomes:?}");
     assert!(outcomes[&("log", "corrupt")] > 12_000, "records are covered: {outcomes:?}");
     assert_eq!(outcomes.get(&("idx", "corrupt")), None, "an index is derived: {outcomes:?}");
-    assert_eq!(outcomes.get(&("META", "corrupt")), None, "META has another copy: {outcomes:?}");
 }
 
 #[test]
@@ -149,6 +149,21 @@ fn a_flipped_byte_in_an_acknowledged_log() {
 #[test]
 fn a_flipped_byte_in_a_log_whose_last_batch_was_not_acknowledged() {
     flip_every_byte(&sample(false));
+}
+
+#[test]
+fn a_flipped_byte_in_meta() {
+    let sample = sample(true);
+    let path = sample.path.join("META");
+    for offset in 0..sample.files.0[&path].len() {
+        let files = sample.files.with(&path, |bytes| bytes[offset] ^= 1 << (offset % 8));
+        if offset % 61 == 0 {
+            assert_eq!(sample.judge(files.clone(), &|| format!("META at {offset} flipped")), Outcome::Clean);
+        }
+        let reader = Reader::open_on(Arc::new(files), &sample.path).expect("another copy serves");
+        assert_eq!(reader.damaged_meta_copies(), 1);
+        assert_eq!(reader.meta().hard_state, HardState { term: 7, vote: None });
+    }
 }
 
 #[test]
@@ -264,4 +279,34 @@ fn a_meta_that_lost_both_copies_or_is_older_than_the_log_is_refused() {
     std::fs::write(directory.path().join("META"), first).expect("write");
     let error = Harness::open(directory.path()).err().expect("refused");
     assert!(matches!(&error, LogError::Corrupt { file, .. } if file.ends_with("META")), "{error}");
+}
+
+#[test]
+fn a_reader_beside_a_writer_sees_no_damage() {
+    let directory = fast_directory();
+    let mut harness = Harness::create(directory.path());
+    harness.append(1, 1, 1).expect("append");
+    let path = directory.path().to_path_buf();
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = done.clone();
+    let readers = std::thread::spawn(move || {
+        let (mut scans, mut last) = (0, 0);
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let reader = Reader::open(&path).expect("META");
+            let end = reader.scan(&mut |_| ControlFlow::Continue(())).expect("no damage");
+            assert!(end.sequence.last_index() >= last, "what was read once stays");
+            last = end.sequence.last_index();
+            scans += 1;
+        }
+        scans
+    });
+    for round in 0..400 {
+        let entries =
+            (1..=8).map(|n| entry(round * 8 + n + 1, round + 1, (round * 31 % 800) as usize)).collect();
+        let hard_state = (round % 9 == 0).then_some(HardState { term: round + 1, vote: None });
+        harness.write(WriteRequest { hard_state, entries, ..Default::default() }).expect("write");
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let scans = readers.join().expect("reader");
+    assert!(scans > 10, "{scans} scans");
 }

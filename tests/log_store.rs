@@ -201,7 +201,7 @@ proptest! {
     /// Against a vector as the model: whatever is done, and wherever it is reopened or crashes, the log is the model.
     #[test]
     fn the_log_is_its_model(actions in prop::collection::vec(action(), 1..25)) {
-        let root = tempfile::tempdir().expect("tempdir");
+        let root = fast_directory();
         let mut path = root.path().join("0");
         let mut harness = Harness::create(&path);
         let mut model: Vec<(u64, u64, usize)> = Vec::new();

@@ -32,7 +32,7 @@ pub enum LogError {
     #[error("{} already holds a log; open it, or choose another raft.log-filename", .directory.display())]
     AlreadyExists { directory: PathBuf },
     #[error(
-        "{} holds log records but there is no META beside it; restore META from where it went, or move the \
+        "{} is a segment of a log but there is no META beside it; restore META from where it went, or move the \
          directory away to start anew",
         .file.display()
     )]

@@ -14,7 +14,7 @@ use std::path::Path;
 use super::disk::{Disk, DiskFile, FileHandle, Mode};
 use super::error::LogError;
 use super::record::{get_u32, get_u64};
-use super::segment::{crc_around, Owner, BLOCK_BYTES, FORMAT_VERSION};
+use super::segment::{crc_around, parse_file_name, FileName, Owner, BLOCK_BYTES, FORMAT_VERSION};
 use super::HardState;
 use crate::limits::SECRET_BYTES;
 
@@ -141,11 +141,20 @@ pub fn choose(path: &Path, bytes: &[u8; META_BYTES]) -> Result<MetaRead, LogErro
     Ok(MetaRead { meta, damaged_copies })
 }
 
+/// Why there is no META: no log was ever made here, or it was taken away.
+fn absent(disk: &dyn Disk, directory: &Path) -> LogError {
+    let names = disk.list(directory).unwrap_or_default();
+    match names.iter().find(|name| matches!(parse_file_name(name), FileName::Segment(_))) {
+        Some(segment) => LogError::MetaMissing { file: directory.join(segment) },
+        None => LogError::NotALog { directory: directory.to_path_buf() },
+    }
+}
+
 /// Reads META of a directory.
 pub fn read(disk: &dyn Disk, directory: &Path) -> Result<MetaRead, LogError> {
     let path = directory.join(META_NAME);
     if !disk.exists(&path) {
-        return Err(LogError::NotALog { directory: directory.to_path_buf() });
+        return Err(absent(disk, directory));
     }
     let file = disk.open(&path, Mode::Read).map_err(|source| LogError::io("open", &path, None, source))?;
     let length = file.length().map_err(|source| LogError::io("find the length of", &path, None, source))?;

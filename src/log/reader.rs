@@ -140,7 +140,8 @@ impl Reader {
             let bytes = index_file::read(self.disk.as_ref(), &path)?;
             let used = index_file::decode_header(&bytes)
                 .is_some_and(|(salt, _)| index_entries(&bytes, salt, 0).next().is_some());
-            if used {
+            // Looked for again: beside a writer it may have got its name since.
+            if used && !self.disk.exists(&segment_path(directory, *sequence)) {
                 return Err(self.missing(*sequence, "its index file names records in it"));
             }
             leftovers.push(path);
@@ -179,10 +180,7 @@ impl Reader {
         };
         let map = open().map_err(|source| LogError::io("map", &path, None, source))?;
         let bytes: &[u8] = (*map).as_ref();
-        let mut first_block = [0; SEGMENT_HEADER_BYTES];
-        let available = bytes.len().min(SEGMENT_HEADER_BYTES);
-        first_block[..available].copy_from_slice(&bytes[..available]);
-        let header = SegmentHeader::decode(&first_block);
+        let header = SegmentHeader::decode(&first_block(bytes));
         match &header {
             HeaderState::Newer { version } => Err(LogError::NewerFormat {
                 file: path,
@@ -212,8 +210,7 @@ impl Reader {
         let OpenSegment { sequence, path, map, index, header } = segment;
         let bytes: &[u8] = (*map).as_ref();
         let index_salt = index_file::decode_header(&index).map(|(salt, _)| salt);
-        let damaged_salt =
-            bytes.first_chunk::<SEGMENT_HEADER_BYTES>().map(SegmentHeader::salt_of_damaged).unwrap_or(0);
+        let damaged_salt = SegmentHeader::salt_of_damaged(&first_block(bytes));
         let salt = index_salt.unwrap_or(damaged_salt);
         let floor = self.meta.floor_sequence > sequence
             || (self.meta.floor_sequence == sequence && self.meta.floor_offset > 0);
@@ -223,12 +220,14 @@ impl Reader {
             HeaderState::Invalid { expected, found } => (expected, found),
             _ => ("a segment header".to_string(), "zeros".to_string()),
         };
-        if later_active || floor || indexed.is_some() || marked {
+        let covered = later_active || floor || indexed.is_some() || marked;
+        let data = end_of_data(bytes, 0);
+        if matches!(SegmentHeader::decode(&first_block(bytes)), HeaderState::Valid(_)) {
+            // A running writer has just begun it: it was not part of the log when the scan started.
+        } else if covered {
             let index = indexed.or(Some(end.sequence.last_index() + 1));
             return Err(LogError::corrupt(&path, 0, index, expected, found));
-        }
-        let data = end_of_data(bytes, 0);
-        if data > 0 && end.torn.is_none() {
+        } else if data > 0 && end.torn.is_none() {
             let reason = format!("its first batch was not complete: expected {expected}, found {found}");
             end.torn = Some(Torn { file: path.clone(), offset: 0, bytes: data, reason });
         }
@@ -244,6 +243,14 @@ impl Reader {
             index_intact: false,
         })
     }
+}
+
+/// A copy of the first block; a file that is shorter goes on with zeros.
+fn first_block(bytes: &[u8]) -> [u8; SEGMENT_HEADER_BYTES] {
+    let mut block = [0; SEGMENT_HEADER_BYTES];
+    let available = bytes.len().min(SEGMENT_HEADER_BYTES);
+    block[..available].copy_from_slice(&bytes[..available]);
+    block
 }
 
 struct Files {
