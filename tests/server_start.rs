@@ -188,6 +188,7 @@ fn server_settings_that_break_the_promise_are_refused() {
     ] {
         refused(Setup::with_module().server_arguments(arguments), &names);
     }
+    refused(Setup::with_module().module_argument("log-filename=twice"), &["log-filename", "twice"]);
 }
 
 #[test]
