@@ -100,7 +100,12 @@ fn a_cluster_stopped_in_order_starts_with_all_its_data() {
     }
     let digest = cluster.wait_converged();
     (0..3).for_each(|node| cluster.server(node).terminate());
-    (0..3).for_each(|node| cluster.restart(node));
+    for node in 0..3 {
+        cluster.restart(node);
+        let reply = cluster.connect(node).run("GET key:1");
+        assert!(!reply.is_error("NOCLUSTER"), "a member that starts says that it is none: {reply}");
+        assert!(matches!(reply, Value::Error(_)) || reply.text() == "1", "a stale read at start: {reply}");
+    }
     assert_eq!(cluster.wait_converged(), digest);
     assert_eq!(cluster.client().run("GET key:499").text(), "499");
 }

@@ -170,8 +170,10 @@ fn bad_arguments_are_refused_with_one_clear_line() {
         ("log-fsync=maybe", ["log-fsync", "maybe"]),
         ("novalue", ["novalue", ""]),
     ] {
-        refused(Setup::with_module().module_argument(argument), &names);
+        let module = vec!["log-filename=raftlog".to_owned(), argument.to_owned()];
+        refused(Setup { module: Some(module), ..Setup::plain() }, &names);
     }
+    refused(Setup::with_module().module_argument("log-filename=twice"), &["log-filename", "twice"]);
 }
 
 #[test]
@@ -186,6 +188,7 @@ fn server_settings_that_break_the_promise_are_refused() {
     ] {
         refused(Setup::with_module().server_arguments(arguments), &names);
     }
+    refused(Setup::with_module().module_argument("log-filename=twice"), &["log-filename", "twice"]);
 }
 
 #[test]

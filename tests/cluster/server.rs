@@ -373,9 +373,11 @@ fn pid_of(child: &Child) -> i32 {
     i32::try_from(child.id()).expect("a pid fits")
 }
 
-/// The last `count` lines of a file.
+/// The last `count` lines of a log, or those around the start of the crash report, when there is one.
 pub fn tail(path: &Path, count: usize) -> String {
     let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].join("\n")
+    let crash = lines.iter().position(|line| line.contains("REDIS BUG REPORT START"));
+    let end = crash.map_or(lines.len(), |start| lines.len().min(start + count / 2));
+    lines[end.saturating_sub(count)..end].join("\n")
 }

@@ -143,10 +143,10 @@ impl Connection {
     /// Connects to 127.0.0.1:`port`; replies are awaited for up to 10 s.
     ///
     /// # Errors
-    /// When the connection is refused or not made within a second.
+    /// When the connection is refused or not made within five seconds.
     pub fn open(port: u16) -> io::Result<Self> {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_nodelay(true)?;
         let mut connection =
             Self { stream, buffer: Vec::new(), consumed: 0, timeout: Duration::from_secs(10) };
