@@ -29,12 +29,13 @@ struct Ticketed {
     form: Form,
 }
 
+/// `None`: no answer came in time.
 struct Ready {
-    answer: Answer,
+    answer: Option<Answer>,
     form: Form,
 }
 
-/// Requests that wait for the raft thread.
+/// Requests that wait for the raft thread. As in `wait`: whoever takes a ticket off the list unblocks its client.
 #[derive(Default)]
 pub struct Tickets {
     next: Cell<Ticket>,
@@ -55,24 +56,27 @@ impl Tickets {
         if !super::wait::is_possible(ctx) {
             return ffi::reply_error(ctx, "ERR not allowed inside a transaction or a script");
         }
-        // SAFETY: the callbacks are functions of this file; the private data is given when unblocking.
-        let client = unsafe {
-            api!(RedisModule_BlockClient)(ctx, Some(reply), Some(timed_out), Some(free), timeout_ms)
-        };
         let ticket = self.next.get() + 1;
         self.next.set(ticket);
-        // SAFETY: the blocked client is alive; the callback takes the ticket back when the client goes.
-        unsafe { api!(RedisModule_SetDisconnectCallback)(client, Some(disconnected)) };
+        // SAFETY: the callbacks are functions of this file; the private data is given when unblocking; the timer's
+        // argument is a number.
+        let client = unsafe {
+            let client = api!(RedisModule_BlockClient)(ctx, Some(reply), None, Some(free), 0);
+            api!(RedisModule_SetDisconnectCallback)(client, Some(disconnected));
+            api!(RedisModule_CreateTimer)(ctx, timeout_ms, Some(timed_out), ticket as usize as *mut c_void);
+            client
+        };
         self.waiting.borrow_mut().insert(ticket, Ticketed { client, form });
         main_thread::get().bridge.tell_raft(request(ticket));
         ffi::OK
     }
 
-    pub fn answer(&self, ticket: Ticket, answer: Answer) {
+    /// Answers the client, if it still waits.
+    pub fn answer(&self, ticket: Ticket, answer: Option<Answer>) {
         let Some(Ticketed { client, form }) = self.waiting.borrow_mut().remove(&ticket) else { return };
         let ready = Box::into_raw(Box::new(Ready { answer, form }));
         self.under_way.set(self.under_way.get() + 1);
-        // SAFETY: the client is still blocked, or its callback would have taken the ticket; `free` frees the data.
+        // SAFETY: the client is still blocked, and taken off the list by this call; `free` frees the data.
         unsafe { api!(RedisModule_UnblockClient)(client, ready.cast()) };
     }
 
@@ -80,14 +84,38 @@ impl Tickets {
     pub fn are_waiting(&self) -> bool {
         self.under_way.get() > 0 || !self.waiting.borrow().is_empty()
     }
+}
 
-    fn forget(&self, client: *mut raw::RedisModuleBlockedClient) {
-        self.waiting.borrow_mut().retain(|_, ticketed| ticketed.client != client);
+unsafe extern "C" fn timed_out(_: Context, ticket: *mut c_void) {
+    main_thread::get().tickets.answer(ticket as usize as Ticket, None);
+}
+
+unsafe extern "C" fn disconnected(_: Context, client: *mut raw::RedisModuleBlockedClient) {
+    let tickets = &main_thread::get().tickets;
+    let ticket = tickets.waiting.borrow().iter().find(|(_, t)| t.client == client).map(|(ticket, _)| *ticket);
+    if let Some(ticket) = ticket {
+        // The server wants a client that left to be unblocked all the same.
+        tickets.answer(ticket, None);
+    }
+}
+
+unsafe extern "C" fn free(_: Context, ready: *mut c_void) {
+    if !ready.is_null() {
+        drop(Box::from_raw(ready.cast::<Ready>()));
+        let under_way = &main_thread::get().tickets.under_way;
+        under_way.set(under_way.get() - 1);
     }
 }
 
 unsafe extern "C" fn reply(ctx: Context, _: *mut Text, _: c_int) -> c_int {
     let Ready { answer, form } = &*api!(RedisModule_GetBlockedClientPrivateData)(ctx).cast::<Ready>();
+    match answer {
+        Some(answer) => send(ctx, answer, *form),
+        None => ffi::reply_error(ctx, "ERR no answer yet; the request goes on, see RAFT.INFO"),
+    }
+}
+
+fn send(ctx: Context, answer: &Answer, form: Form) -> c_int {
     match (answer, form) {
         (Answer::Ok, _) => ffi::reply_status(ctx, "OK"),
         (Answer::Created { cluster_id }, _) => ffi::reply_status(ctx, &format!("OK {cluster_id}")),
@@ -112,25 +140,6 @@ unsafe extern "C" fn reply(ctx: Context, _: *mut Text, _: c_int) -> c_int {
                 "ERR leadership was lost meanwhile: node {id} may have been added or not, see RAFT.INFO"
             ),
         ),
-    }
-}
-
-unsafe extern "C" fn timed_out(ctx: Context, _: *mut Text, _: c_int) -> c_int {
-    main_thread::get().tickets.forget(api!(RedisModule_GetBlockedClientHandle)(ctx));
-    ffi::reply_error(ctx, "ERR no answer yet; the request goes on, see RAFT.INFO")
-}
-
-unsafe extern "C" fn disconnected(_: Context, client: *mut raw::RedisModuleBlockedClient) {
-    main_thread::get().tickets.forget(client);
-    // The server wants a client that left to be unblocked all the same.
-    api!(RedisModule_UnblockClient)(client, std::ptr::null_mut());
-}
-
-unsafe extern "C" fn free(_: Context, ready: *mut c_void) {
-    if !ready.is_null() {
-        drop(Box::from_raw(ready.cast::<Ready>()));
-        let under_way = &main_thread::get().tickets.under_way;
-        under_way.set(under_way.get() - 1);
     }
 }
 

@@ -8,6 +8,7 @@ use super::blocking;
 use super::cluster_views::moved;
 use super::command_table::{blocks, Class};
 use super::ffi::{self, Context, Text};
+use super::gate;
 use super::main_thread::{self, MainThread};
 use super::wait;
 use crate::node::status::{State, Status};
@@ -36,7 +37,12 @@ pub fn run(ctx: Context, words: &[Text], patience: wait::Patience) -> c_int {
         Class::Read | Class::Write | Class::Blocking { .. } | Class::Wait | Class::Transaction => {
             match state.gate.is_open() {
                 true => execute(ctx, state, command, class, patience),
-                false => elsewhere(ctx, state, command, patience),
+                false => {
+                    if class == Class::Transaction {
+                        state.transactions.refused(ffi::client_id(ctx));
+                    }
+                    elsewhere(ctx, state, command, patience)
+                }
             }
         }
         _ => ffi::reply_error(ctx, "ERR RAFT runs commands that read or write data; send others as they are"),
@@ -52,8 +58,12 @@ fn execute(
 ) -> c_int {
     match class {
         Class::Wait => return execute_wait(ctx, state),
-        // It waited for a leader, and this node became it: natively it can be run only if it is sent again.
-        Class::Transaction => return send_here(ctx, state, command),
+        // It waited for a leader, and this node became it. It cannot be begun from here, and the commands behind it
+        // must not run without it.
+        Class::Transaction => {
+            gate::cut_off(ctx, ffi::client_id(ctx));
+            return ffi::OK;
+        }
         Class::Blocking { .. } if blocking_words(command) => {
             return match patience {
                 wait::Patience::Fresh => blocking::run(ctx, state, command),
@@ -70,21 +80,14 @@ fn blocking_words(command: &[Text]) -> bool {
     blocks(&command.iter().map(|word| ffi::bytes(*word)).collect::<Vec<_>>())
 }
 
-/// Executes now, answers into the client's buffer, and holds that.
+/// Executes now, answers into the client's buffer, and holds that. Held first: while a slow script runs, the server
+/// serves other clients, and would read and answer this one.
 fn call_and_hold(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
-    if is_script(ffi::bytes(command[0])) {
-        state.gate.ran_script();
-    }
+    state.gate.hold(ffi::client_id(ctx));
     match call(ctx, command) {
-        Ok(reply) => {
-            reply.forward(ctx);
-            state.gate.hold(ffi::client_id(ctx));
-        }
-        Err(message) => {
-            ffi::reply_error(ctx, &message);
-        }
+        Ok(reply) => reply.forward(ctx),
+        Err(message) => ffi::reply_error(ctx, &message),
     }
-    ffi::OK
 }
 
 /// Runs a data command for the calling client. `Err`: it was refused before it ran.
@@ -101,12 +104,6 @@ pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
         Some(reply) => Ok(reply),
         None => Err(format!("ERR {}", std::io::Error::last_os_error())),
     }
-}
-
-fn is_script(name: &[u8]) -> bool {
-    [&b"eval"[..], b"evalsha", b"fcall", b"eval_ro", b"evalsha_ro", b"fcall_ro"]
-        .iter()
-        .any(|script| name.eq_ignore_ascii_case(script))
 }
 
 /// What this connection wrote before was answered, so a majority has it on disk. Calling the server's own WAIT

@@ -39,6 +39,7 @@ pub unsafe extern "C" fn run(command: Filtered) {
     let second = (count > 1).then(|| ffi::bytes(argument(command, 1)));
     match state.table.borrow().classify(name, second, count as usize) {
         Class::Local if name.eq_ignore_ascii_case(b"acl") => state.access.users_change(),
+        Class::Local if is_pause(name, second) => insert(command, &state.words.denied),
         Class::Unknown | Class::Local | Class::Shutdown | Class::ReplConf => {}
         Class::Read | Class::Write | Class::Blocking { .. } | Class::Wait => {
             insert(command, &state.words.raft)
@@ -55,6 +56,12 @@ pub unsafe extern "C" fn run(command: Filtered) {
             }
         }
     }
+}
+
+/// CLIENT PAUSE stops the feed as well (its commands would be filtered twice), and a server must not replicate
+/// anything while clients are paused: the mark of a batch would end the process.
+fn is_pause(name: &[u8], second: Option<&[u8]>) -> bool {
+    name.eq_ignore_ascii_case(b"client") && second.is_some_and(|word| word.eq_ignore_ascii_case(b"pause"))
 }
 
 fn capture_psync(state: &MainThread, command: Filtered) {

@@ -44,8 +44,6 @@ pub struct Gate {
     held: RefCell<HashMap<u64, u64>>,
     /// The open batch may have written; so may something between batches.
     wrote: Cell<bool>,
-    /// A script ran in this turn: a long one ends by unprotecting its client.
-    ran_script: Cell<bool>,
     /// The BEFORE_SLEEP of this turn is over: what is executed now must ask for another turn.
     slept: Cell<bool>,
     released_batches: Cell<u64>,
@@ -63,7 +61,6 @@ impl Gate {
             batches: RefCell::default(),
             held: RefCell::default(),
             wrote: Cell::new(false),
-            ran_script: Cell::new(false),
             slept: Cell::new(false),
             released_batches: Cell::new(0),
             failed_clients: Cell::new(0),
@@ -88,10 +85,6 @@ impl Gate {
     /// The open batch has, or may have, changed the dataset.
     pub fn wrote(&self) {
         self.wrote.set(true);
-    }
-
-    pub fn ran_script(&self) {
-        self.ran_script.set(true);
     }
 
     /// Holds the client's replies until the open batch is released.
@@ -123,11 +116,6 @@ impl Gate {
             return;
         }
         let clients = self.current.take();
-        if self.ran_script.take() {
-            clients.iter().for_each(|client| {
-                symbols::protect(*client);
-            });
-        }
         let sequence = self.sequence.get() + 1;
         self.sequence.set(sequence);
         self.last.set(0);
@@ -186,8 +174,7 @@ impl Gate {
         self.wrote.set(false);
         let held: Vec<u64> = self.held.take().into_keys().collect();
         for client in held {
-            close(ctx, client);
-            symbols::unprotect(client);
+            cut_off(ctx, client);
             self.failed_clients.set(self.failed_clients.get() + 1);
         }
         mark(ctx, epoch, FINAL_SEQUENCE);
@@ -204,8 +191,16 @@ impl Gate {
     }
 }
 
-/// Closes a connection; a client that is gone already is no matter.
-pub fn close(ctx: ffi::Context, client: u64) {
+/// Closes a connection without a byte of what is in its output buffer; a client that is gone is no matter.
+/// Protecting it makes the server free it later: it may be the one whose command is running.
+pub fn cut_off(ctx: ffi::Context, client: u64) {
+    if symbols::protect(client) {
+        close(ctx, client);
+        symbols::unprotect(client);
+    }
+}
+
+fn close(ctx: ffi::Context, client: u64) {
     if let Err(error) = ffi::call(ctx, &["CLIENT", "KILL", "ID", &client.to_string()]) {
         log::error!("cannot close client {client}: {error}");
     }

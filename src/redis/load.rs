@@ -271,6 +271,7 @@ fn start(
         access: Access::new(),
         table: RefCell::new(table),
         waiters: Default::default(),
+        transactions: Default::default(),
         blocked: Default::default(),
         tickets: Default::default(),
         words: Words {
@@ -286,6 +287,8 @@ fn start(
         feed_token: setup.feed_token.clone(),
         capture_secret: setup.capture_secret.clone().into_bytes(),
         capture_user,
+        woken: Cell::new(false),
+        pause_due: Cell::new(false),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });
@@ -352,6 +355,11 @@ fn subscribe(ctx: Context, wake_fd: c_int) -> Result<(), String> {
                 ctx,
                 event(raw::REDISMODULE_EVENT_SHUTDOWN, 1),
                 Some(roles::on_shutdown),
+            ),
+            ffi::api!(RedisModule_SubscribeToServerEvent)(
+                ctx,
+                event(raw::REDISMODULE_EVENT_CLIENT_CHANGE, 1),
+                Some(roles::on_client),
             ),
             ffi::api!(RedisModule_SubscribeToServerEvent)(
                 ctx,

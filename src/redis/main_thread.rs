@@ -7,6 +7,7 @@ use super::command_table::CommandTable;
 use super::ffi::{Context, OwnedText};
 use super::gate::Gate;
 use super::info::Build;
+use super::transactions::Transactions;
 use super::wait::Waiters;
 use crate::node::bridge::Bridge;
 use std::cell::{Cell, RefCell};
@@ -28,6 +29,7 @@ pub struct MainThread {
     pub access: Access,
     pub table: RefCell<CommandTable>,
     pub waiters: Waiters,
+    pub transactions: Transactions,
     pub blocked: Blocked,
     pub tickets: Tickets,
     pub words: Words,
@@ -37,6 +39,10 @@ pub struct MainThread {
     /// What the capture link proves itself with.
     pub capture_secret: Vec<u8>,
     pub capture_user: *mut redis_module::raw::RedisModuleUser,
+    /// The raft thread has something for this one.
+    pub woken: Cell<bool>,
+    /// Leadership was given up in this turn: clients are paused from the next one on, until this node follows.
+    pub pause_due: Cell<bool>,
     /// The settings that the module owns were set.
     pub took_over: Cell<bool>,
     /// The thread that runs the node, until it is joined at shutdown.

@@ -22,4 +22,5 @@ mod roles;
 mod settings;
 mod symbols;
 mod topology;
+mod transactions;
 mod wait;

@@ -7,20 +7,25 @@ use crate::node::bridge::{Epoch, ToMain, ToRaft};
 use redis_module::raw;
 use std::ffi::{c_int, c_void};
 
-/// The event loop calls it when the raft thread has used its wake-up.
+/// The event loop calls it when the raft thread has used its wake-up. What it asks for is done at the end of the
+/// turn, in a context that puts marks into the replication stream at once.
 pub unsafe extern "C" fn on_wake(fd: c_int, _: *mut c_void, _: c_int) {
     let mut counter = [0u8; 8];
     // An eventfd gives eight bytes or, when somebody else was faster, none; either way the queues are looked at.
     let _ = libc::read(fd, counter.as_mut_ptr().cast(), counter.len());
     let state = main_thread::get();
+    state.woken.set(true);
     state.gate.release(&state.bridge);
+}
+
+fn handle_messages(ctx: Context, state: &MainThread) {
+    if !state.woken.take() {
+        return;
+    }
     let mut messages = Vec::new();
     state.bridge.take_for_main(&mut messages);
-    if messages.is_empty() {
-        return state.gate.release(&state.bridge); // what was released between the two looks
-    }
-    messages.into_iter().for_each(|message| handle(state.context, state, message));
-    state.gate.release(&state.bridge);
+    messages.into_iter().for_each(|message| handle(ctx, state, message));
+    state.gate.release(&state.bridge); // what was released between the two looks
 }
 
 fn handle(ctx: Context, state: &MainThread, message: ToMain) {
@@ -34,7 +39,7 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
                 state.waiters.wake_all();
             }
         }
-        ToMain::Answer { ticket, answer } => state.tickets.answer(ticket, answer),
+        ToMain::Answer { ticket, answer } => state.tickets.answer(ticket, Some(answer)),
     }
 }
 
@@ -95,6 +100,7 @@ fn promote(ctx: Context, state: &MainThread, epoch: Epoch) {
     match promoted {
         Ok((replid, offset)) => {
             // Commands that come from here on are in the stream behind `offset`.
+            state.transactions.close_all(ctx);
             state.gate.open(epoch);
             state.bridge.tell_raft(ToRaft::Promoted { epoch, replid, offset });
             state.waiters.wake_all();
@@ -115,8 +121,8 @@ fn replication_position(ctx: Context) -> Result<(String, u64), String> {
 
 fn demote(ctx: Context, state: &MainThread, epoch: Epoch) {
     log::info!("leadership {epoch} is over: closing held clients");
-    pause(ctx);
     state.gate.fail(ctx);
+    state.pause_due.set(true);
     close_transactions(ctx);
     state.blocked.redirect_all(ctx);
 }
@@ -131,7 +137,7 @@ fn close_transactions(ctx: Context) {
         let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         let in_multi = field("flags").is_some_and(|flags| flags.contains('x'));
         if let Some(id) = field("id").filter(|_| in_multi).and_then(|id| id.parse().ok()) {
-            gate::close(ctx, id);
+            gate::cut_off(ctx, id);
         }
     }
 }
@@ -146,10 +152,19 @@ pub unsafe extern "C" fn on_event_loop(
     let state = main_thread::get();
     match subevent {
         BEFORE_SLEEP => {
+            // First: a leadership that ends now puts its last mark in place of this batch's. Two would be wrapped in
+            // a transaction.
+            handle_messages(ctx, state);
             state.gate.before_sleep(ctx, &state.bridge);
             state.access.refresh(ctx);
         }
-        _ => state.gate.after_sleep(),
+        _ => {
+            state.gate.after_sleep();
+            // Not before the last mark has left: the server must not replicate anything while clients are paused.
+            if state.pause_due.take() {
+                pause(ctx);
+            }
+        }
     }
 }
 
@@ -164,6 +179,14 @@ pub unsafe extern "C" fn on_key_gone(
 ) -> c_int {
     main_thread::get().gate.wrote();
     ffi::OK
+}
+
+/// A client came or went.
+pub unsafe extern "C" fn on_client(_: Context, _: raw::RedisModuleEvent, subevent: u64, data: *mut c_void) {
+    if subevent == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED {
+        let client = &*data.cast::<raw::RedisModuleClientInfo>();
+        main_thread::get().transactions.forget(client.id);
+    }
 }
 
 /// The server is ending: the raft thread writes what it has and stops.

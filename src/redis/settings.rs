@@ -15,6 +15,7 @@ const OWNED: &[(&str, &str, &str)] = &[
     ("repl-diskless-load", "on-empty-db", "no second copy of a snapshot on disk"),
     ("repl-ping-replica-period", "3600", "the raft thread sends its own"),
     ("repl-timeout", "60", "both local links are spoken to each second"),
+    ("shutdown-timeout", "0", "the capture link needs no waiting for, and the wait would pause writes"),
     ("min-replicas-to-write", "0", "Raft counts replicas, not the server"),
     ("replica-read-only", "yes", "nothing but the feed writes on a follower"),
     ("replica-serve-stale-data", "yes", "the module itself decides what a follower answers"),

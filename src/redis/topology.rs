@@ -67,10 +67,13 @@ fn send(ctx: Context, reply: &Reply) -> c_int {
 
 pub unsafe extern "C" fn denied_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
     let words = ffi::arguments(argv, argc);
-    let is_debug = words.get(1).is_some_and(|word| ffi::bytes(*word).eq_ignore_ascii_case(b"debug"));
-    let reason = match is_debug {
-        true => "ERR not supported: this DEBUG subcommand would change one node's dataset behind raft's back",
-        false => "ERR not supported: replication is managed by raft",
+    let name = words.get(1).map_or(Vec::new(), |word| ffi::bytes(*word).to_ascii_lowercase());
+    let reason = match name.as_slice() {
+        b"debug" => {
+            "ERR not supported: this DEBUG subcommand would change one node's dataset behind raft's back"
+        }
+        b"client" => "ERR not supported: CLIENT PAUSE would stop the log on this node",
+        _ => "ERR not supported: replication is managed by raft",
     };
     ffi::reply_error(ctx, reason)
 }
