@@ -16,16 +16,29 @@ const GRANTED: &[&str] = &["+raft", "+raft.topology", "+raft.denied"];
 /// Whether the users' rights must be looked at before the server sleeps.
 pub struct Access {
     stale: Cell<bool>,
+    /// Changes of users that may be queued in a transaction.
+    queued: Cell<u32>,
 }
 
 impl Access {
     pub fn new() -> Access {
-        Access { stale: Cell::new(true) }
+        Access { stale: Cell::new(true), queued: Cell::new(0) }
     }
 
-    /// An ACL command is about to run.
-    pub fn users_change(&self) {
-        self.stale.set(true);
+    /// An ACL command is about to run, or to be queued.
+    pub fn acl_command(&self, subcommand: &[u8]) {
+        if [&b"setuser"[..], b"load", b"deluser"].iter().any(|word| subcommand.eq_ignore_ascii_case(word)) {
+            self.stale.set(true);
+            self.queued.set(self.queued.get().saturating_add(1));
+        }
+    }
+
+    /// A transaction is about to run.
+    pub fn exec(&self) {
+        if self.queued.get() > 0 {
+            self.queued.set(self.queued.get() - 1);
+            self.stale.set(true);
+        }
     }
 
     pub fn refresh(&self, ctx: Context) {

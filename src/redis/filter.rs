@@ -38,7 +38,10 @@ pub unsafe extern "C" fn run(command: Filtered) {
     }
     let second = (count > 1).then(|| ffi::bytes(argument(command, 1)));
     match state.table.borrow().classify(name, second, count as usize) {
-        Class::Local if name.eq_ignore_ascii_case(b"acl") => state.access.users_change(),
+        Class::Local if name.eq_ignore_ascii_case(b"acl") => {
+            state.access.acl_command(second.unwrap_or_default())
+        }
+        Class::Local if name.eq_ignore_ascii_case(b"exec") => state.access.exec(),
         Class::Local if is_pause(name, second) => insert(command, &state.words.denied),
         Class::Unknown | Class::Local | Class::Shutdown | Class::ReplConf => {}
         Class::Read | Class::Write | Class::Blocking { .. } | Class::Wait => {

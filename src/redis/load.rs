@@ -10,7 +10,7 @@ use super::options::Arguments;
 use super::{admin, configs, data, filter, logger, roles, settings, symbols, topology};
 use crate::link::{LinkConfig, Links};
 use crate::node::address::HostPort;
-use crate::node::bridge::{Bridge, ToRaft};
+use crate::node::bridge::{Bridge, ToMain, ToRaft};
 use crate::node::runtime::{find_log, Found, Runtime, Setup};
 use crate::node::settings::Settings;
 use redis_module::raw;
@@ -264,6 +264,10 @@ fn start(
         Box::new(move || wake_main(wake_fd)),
     ));
     let capture_user = capture_user()?;
+    if found.is_some() {
+        // Before the first client can wait for anything: becoming a replica ends whoever waits.
+        bridge.tell_main(ToMain::Follow { port: links.feed_port() });
+    }
     main_thread::set(MainThread {
         context: ffi::lasting_context(ctx),
         bridge: bridge.clone(),
@@ -287,7 +291,7 @@ fn start(
         feed_token: setup.feed_token.clone(),
         capture_secret: setup.capture_secret.clone().into_bytes(),
         capture_user,
-        woken: Cell::new(false),
+        woken: Cell::new(true),
         pause_due: Cell::new(false),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),

@@ -31,7 +31,9 @@ pub fn install() {
     }
     log::set_max_level(LevelFilter::Info);
     std::panic::set_hook(Box::new(|panic| {
+        // Whichever thread it is: a server without its raft thread would look alive and be none.
         ffi::log_line(c"warning", &format!("broken invariant, stopping: {panic}"));
+        std::process::abort();
     }));
 }
 

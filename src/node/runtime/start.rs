@@ -6,7 +6,7 @@ use crate::limits::SECRET_BYTES;
 use crate::link::join::request;
 use crate::link::{Links, PeerIdentity};
 use crate::log::{Entry, HardState, Identity, Kind, Log, LogError, Options, WriteRequest};
-use crate::node::bridge::{Answer, Ticket};
+use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::node::members::{Member, Members};
 use crate::node::runtime::world::random_hex;
 use crate::node::status::State;
@@ -67,6 +67,14 @@ fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
 }
 
 impl Runtime {
+    /// Starts a node on a log that was just made.
+    fn start_new_node(&mut self, log: Log) -> Result<(), Fatal> {
+        self.start_node(log)?;
+        let port = self.world.feed_port();
+        self.world.bridge.tell_main(ToMain::Follow { port });
+        Ok(())
+    }
+
     /// Starts the node that the log describes.
     pub(super) fn start_node(&mut self, log: Log) -> Result<(), Fatal> {
         let identity = log.identity().clone();
@@ -116,7 +124,7 @@ impl Runtime {
             Ok(log) => {
                 // Answered after `Follow` is told: the main thread then lets no other client wait meanwhile.
                 let cluster_id = log.identity().cluster_id.clone();
-                self.start_node(log)?;
+                self.start_new_node(log)?;
                 self.world.bridge.answer(ticket, Answer::Created { cluster_id });
                 Ok(())
             }
@@ -197,7 +205,7 @@ impl Runtime {
         // The first entry of the log comes from the leader; until then the members are what we were told.
         match self.create_log(Identity { cluster_id, node_id: id, secret }, Vec::new()) {
             Ok(log) => {
-                self.start_node(log)?;
+                self.start_new_node(log)?;
                 let node = self.node.as_mut().expect("just started");
                 node.set_known_members(&mut self.world, members);
                 if let Some(ticket) = self.joining.take() {
