@@ -70,7 +70,7 @@ impl Runtime {
     /// Starts a node on a log that was just made.
     fn start_new_node(&mut self, log: Log) -> Result<(), Fatal> {
         self.start_node(log)?;
-        let port = self.world.feed_port();
+        let port = self.world.links.feed_port();
         self.world.bridge.tell_main(ToMain::Follow { port });
         Ok(())
     }
