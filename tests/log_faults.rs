@@ -4,100 +4,13 @@
 mod log_support;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use log_support::power::{PowerDisk, Random};
+use log_support::promise::{run, Promise};
 use log_support::*;
-use redisraft::log::{HardState, Log, LogError, WriteRequest};
-
-type Entries = Vec<(u64, u64, usize)>;
-
-/// What the log may hold: what was acknowledged, and what was handed in and not acknowledged yet.
-#[derive(Clone, Default)]
-struct Promise {
-    created: bool,
-    entries: Entries,
-    hard_state: HardState,
-    pending: WriteRequest,
-}
-
-impl Promise {
-    fn settle(&mut self) {
-        let pending = std::mem::take(&mut self.pending);
-        self.hard_state = pending.hard_state.unwrap_or(self.hard_state);
-        if let Some(from) = pending.truncate_from {
-            self.entries.truncate(from as usize - 1);
-        }
-        self.entries
-            .extend(pending.entries.iter().map(|entry| (entry.index, entry.term, entry.payload.len())));
-    }
-
-    /// The log in `directory` holds what was acknowledged, and of the rest a prefix of what was handed in.
-    fn check(&self, directory: &Path, what: &str) {
-        if !self.created && !Log::exists(directory) {
-            Harness::create(directory).append(1, 1, 1).expect("a new log where creating failed");
-            return;
-        }
-        let harness = Harness::open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let found = contents(&harness.log);
-        let mut settled = self.clone();
-        settled.settle();
-        let kept = self.pending.truncate_from.map_or(self.entries.len(), |from| from as usize - 1);
-        let untouched = found == self.entries;
-        let begun = found.len() >= kept && settled.entries.starts_with(&found);
-        assert!(untouched || begun, "{what}: {found:?}, promised {:?}", self.entries);
-        let hard_state = harness.log.hard_state();
-        assert!([self.hard_state, settled.hard_state].contains(&hard_state), "{what}: {hard_state:?}");
-        drop(harness);
-        let mut harness = Harness::open(directory).unwrap_or_else(|error| panic!("{what}, again: {error}"));
-        assert_eq!(contents(&harness.log), found, "{what}: the second start finds what the first found");
-        harness.append(99, 5, 600).unwrap_or_else(|error| panic!("{what}: {error}"));
-    }
-}
-
-fn requests() -> Vec<WriteRequest> {
-    let append = |first: u64, count: u64, term: u64, bytes: usize| WriteRequest {
-        entries: (first..first + count).map(|index| entry(index, term, bytes)).collect(),
-        ..Default::default()
-    };
-    let vote =
-        |term| WriteRequest { hard_state: Some(HardState { term, vote: Some(2) }), ..Default::default() };
-    vec![
-        vote(1),
-        append(1, 4, 1, 500),
-        append(5, 3, 1, 700),
-        WriteRequest {
-            truncate_from: Some(7),
-            hard_state: Some(HardState { term: 2, vote: None }),
-            ..append(7, 2, 2, 30)
-        },
-        append(9, 1, 2, 10_000),
-        vote(3),
-        WriteRequest { truncate_from: Some(9), ..Default::default() },
-        append(9, 6, 3, 900),
-    ]
-}
-
-/// Creates, writes, reopens half-way, writes on; returns the first error.
-fn run(disk: &Arc<HookedDisk>, directory: &Path, promise: &Mutex<Promise>) -> Result<(), LogError> {
-    let mut harness = Harness::create_on(disk.clone(), directory)?;
-    promise.lock().expect("promise").created = true;
-    for (number, request) in requests().into_iter().enumerate() {
-        if number == 4 {
-            drop(harness);
-            harness = Harness::open_on(disk.clone(), directory)?;
-        }
-        promise.lock().expect("promise").pending = request.clone();
-        if let Err(error) = harness.write(request) {
-            let later = harness.submit(WriteRequest::default());
-            assert!(harness.wait(later).is_err(), "nothing is acknowledged after a failure");
-            assert!(harness.log.durable().is_err(), "an error is final");
-            return Err(error);
-        }
-        promise.lock().expect("promise").settle();
-    }
-    Ok(())
-}
+use redisraft::log::LogError;
 
 #[test]
 fn the_nth_call_fails() {
@@ -157,6 +70,35 @@ fn a_crash_before_every_call() {
     run(&HookedDisk::new(Box::new(hook)), &path, &promise).expect("run");
     let images = std::mem::take(&mut *images.lock().expect("images"));
     assert!(images.len() > 100, "{}", images.len());
+    for (image, promised) in images {
+        promised.check(&image, &image.display().to_string());
+    }
+}
+
+#[test]
+fn a_loss_of_power_before_every_call() {
+    let root = fast_directory();
+    let path = root.path().join("log");
+    let promise = Arc::new(Mutex::new(Promise::default()));
+    let images: Arc<Mutex<Vec<(PathBuf, Promise)>>> = Arc::default();
+    let disk = Arc::new(PowerDisk::default());
+    let random = Mutex::new(Random(0x9e37_79b9_7f4a_7c15));
+    let hook = {
+        let (root, promise, images, disk) =
+            (root.path().to_path_buf(), promise.clone(), images.clone(), disk.clone());
+        move |call| {
+            let promised = promise.lock().expect("promise").clone();
+            for variant in 0..6 {
+                let image = root.join(format!("image-{call}-{variant}"));
+                disk.lose_power(&mut random.lock().expect("random"), &image);
+                images.lock().expect("images").push((image, promised.clone()));
+            }
+            Ok(())
+        }
+    };
+    run(&HookedDisk::over(disk, Box::new(hook)), &path, &promise).expect("run");
+    let images = std::mem::take(&mut *images.lock().expect("images"));
+    assert!(images.len() > 600, "{}", images.len());
     for (image, promised) in images {
         promised.check(&image, &image.display().to_string());
     }

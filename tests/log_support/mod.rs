@@ -1,6 +1,9 @@
 //! What the tests of the log share: a log with a waiting room, and disks that do as they are told.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod power;
+pub mod promise;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -152,9 +155,9 @@ pub fn fast_directory() -> tempfile::TempDir {
 /// Called with the number of a system call before it is made; may make it fail.
 pub type Hook = Box<dyn Fn(u64) -> io::Result<()> + Send + Sync>;
 
-/// The system's disk, with a hook before every call. Calls are made one at a time.
+/// A disk with a hook before every call. Calls are made one at a time.
 pub struct HookedDisk {
-    disk: SystemDisk,
+    disk: Arc<dyn Disk>,
     hook: Arc<HookState>,
 }
 
@@ -178,8 +181,12 @@ impl HookState {
 
 impl HookedDisk {
     pub fn new(hook: Hook) -> Arc<HookedDisk> {
+        HookedDisk::over(Arc::new(SystemDisk), hook)
+    }
+
+    pub fn over(disk: Arc<dyn Disk>, hook: Hook) -> Arc<HookedDisk> {
         let hook = Arc::new(HookState { calls: Mutex::new(0), hook });
-        Arc::new(HookedDisk { disk: SystemDisk, hook })
+        Arc::new(HookedDisk { disk, hook })
     }
 
     pub fn calls(&self) -> u64 {
