@@ -151,6 +151,22 @@ fn a_flipped_byte_in_a_log_whose_last_batch_was_not_acknowledged() {
     flip_every_byte(&sample(false));
 }
 
+/// Without index files, marks and segment headers alone tell damage from a torn tail.
+#[test]
+fn a_flipped_byte_in_a_log_without_index_files() {
+    let mut sample = sample(false);
+    sample.files.0.retain(|path, _| kind_of(path) != "idx");
+    let mut corrupt = 0;
+    for (path, bytes) in sample.logs() {
+        for offset in (0..bytes.len()).step_by(3) {
+            let files = sample.files.with(path, |bytes| bytes[offset] ^= 0x80);
+            let outcome = sample.judge(files, &|| format!("{} at {offset} flipped", path.display()));
+            corrupt += u32::from(outcome == Outcome::Corrupt(path.clone()));
+        }
+    }
+    assert!(corrupt > 4000, "{corrupt}");
+}
+
 #[test]
 fn a_flipped_byte_in_meta() {
     let sample = sample(true);

@@ -209,13 +209,15 @@ proptest! {
         for (step, action) in actions.into_iter().enumerate() {
             match action {
                 Action::Append { count, bytes, new_term } => {
-                    hard_state.term += u64::from(new_term);
+                    if new_term {
+                        hard_state = HardState { term: hard_state.term + 1, vote: None };
+                    }
                     let first = model.len() as u64 + 1;
                     model.extend((first..first + count).map(|index| (index, hard_state.term, bytes)));
                     harness.append(hard_state.term, count, bytes).expect("append");
                 }
                 Action::Truncate { keep_percent, count } => {
-                    hard_state.term += 1;
+                    hard_state = HardState { term: hard_state.term + 1, vote: None };
                     let from = model.len() as u64 * keep_percent / 100 + 1;
                     model.truncate(from as usize - 1);
                     let added: Vec<_> = (from..from + count).map(|index| (index, hard_state.term, 9)).collect();
@@ -224,7 +226,7 @@ proptest! {
                     let truncate_from = Some(from);
                     harness.write(WriteRequest { truncate_from, entries, ..Default::default() }).expect("write");
                 }
-                Action::Vote { vote } => hard_state.vote = Some(vote),
+                Action::Vote { vote } => hard_state = HardState { term: hard_state.term + 1, vote: Some(vote) },
                 Action::Reopen => {
                     drop(harness);
                     harness = Harness::open(&path).expect("reopen");

@@ -48,6 +48,9 @@ impl Promise {
         drop(harness);
         let mut harness = Harness::open(directory).unwrap_or_else(|error| panic!("{what}, again: {error}"));
         assert_eq!(contents(&harness.log), found, "{what}: the second start finds what the first found");
+        let recovery = harness.recovery.as_ref().expect("recovered");
+        assert_eq!(recovery.torn, None, "{what}: a torn tail is zeroed");
+        assert!(recovery.rebuilt_indexes.is_empty() && recovery.leftovers.is_empty(), "{what}: {recovery}");
         harness.append(99, 5, 600).unwrap_or_else(|error| panic!("{what}: {error}"));
     }
 }
