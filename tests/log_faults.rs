@@ -20,7 +20,7 @@ fn the_nth_call_fails() {
         for number in 1.. {
             let directory = fast_directory();
             let path = directory.path().join("log");
-            let disk = HookedDisk::new(Box::new(move |call| {
+            let disk = HookedDisk::new(Box::new(move |call, _| {
                 if call == number {
                     return Err(io::Error::from_raw_os_error(errno));
                 }
@@ -47,6 +47,45 @@ fn the_nth_call_fails() {
     assert!(failures > 150 && unnoticed * 2 < failures, "{failures} failures, {unnoticed} without effect");
 }
 
+/// The page cache may say "clean" of what a failed sync never wrote: asking again proves nothing.
+#[test]
+fn a_write_or_sync_that_fails_is_not_tried_again() {
+    for what in ["write_at", "sync_data"] {
+        let directory = fast_directory();
+        let path = directory.path().join("log");
+        drop(Harness::create(&path));
+        let armed = Arc::new(Mutex::new(false));
+        let later = Arc::new(Mutex::new(Vec::new()));
+        let (trigger, calls) = (armed.clone(), later.clone());
+        let disk = HookedDisk::new(Box::new(move |_, name| {
+            let mut calls = calls.lock().expect("calls");
+            if !calls.is_empty() {
+                calls.push(name);
+            }
+            if name == what && calls.is_empty() && *trigger.lock().expect("armed") {
+                calls.push(name);
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            Ok(())
+        }));
+        let mut harness = Harness::open_on(disk.clone(), &path).expect("open");
+        harness.append(1, 1, 10).expect("append");
+        // The helper makes the next segment now: its failures are another matter.
+        let mut seen = 0;
+        while !path.join("0000000002.log").exists() || disk.calls() > seen {
+            seen = disk.calls();
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
+        *armed.lock().expect("armed") = true;
+        let error = harness.append(1, 1, 10).expect_err("EIO");
+        assert!(error.to_string().contains("0000000001.log"), "{error}");
+        assert!(harness.vote(5, Some(1)).is_err());
+        assert!(harness.append(1, 1, 10).is_err());
+        drop(harness);
+        assert_eq!(*later.lock().expect("calls"), [what], "nothing follows a failed {what}");
+    }
+}
+
 #[test]
 fn a_crash_before_every_call() {
     let root = fast_directory();
@@ -56,7 +95,7 @@ fn a_crash_before_every_call() {
     let hook = {
         let (path, root) = (path.clone(), root.path().to_path_buf());
         let (promise, images) = (promise.clone(), images.clone());
-        move |call| {
+        move |call, _| {
             // What was promised by now; the image can only be newer.
             let promised = promise.lock().expect("promise").clone();
             if path.exists() {
@@ -86,7 +125,7 @@ fn a_loss_of_power_before_every_call() {
     let hook = {
         let (root, promise, images, disk) =
             (root.path().to_path_buf(), promise.clone(), images.clone(), disk.clone());
-        move |call| {
+        move |call, _| {
             let promised = promise.lock().expect("promise").clone();
             for variant in 0..6 {
                 let image = root.join(format!("image-{call}-{variant}"));
@@ -104,6 +143,34 @@ fn a_loss_of_power_before_every_call() {
     }
 }
 
+/// What a start reads may be in the page cache only: once it counts as part of the log, it must stay.
+#[test]
+fn what_a_start_has_read_survives_a_loss_of_power() {
+    let root = fast_directory();
+    let path = root.path().join("log");
+    let power = Arc::new(PowerDisk::default());
+    let failing = Arc::new(Mutex::new(false));
+    let fail = failing.clone();
+    let hook = move |_, name| match name {
+        "sync_data" if *fail.lock().expect("failing") => Err(io::Error::from_raw_os_error(libc::EIO)),
+        _ => Ok(()),
+    };
+    let mut harness =
+        Harness::create_on(HookedDisk::over(power.clone(), Box::new(hook)), &path).expect("create");
+    harness.append(1, 1, 10).expect("append");
+    *failing.lock().expect("failing") = true;
+    harness.append(1, 1, 10).expect_err("EIO");
+    drop(harness);
+    let harness = Harness::open_on(power.clone(), &path).expect("open");
+    assert_eq!(harness.log.last_index(), 2, "written, though not acknowledged");
+    let mut random = Random(77);
+    for variant in 0..8 {
+        let image = root.path().join(format!("image-{variant}"));
+        power.lose_power(&mut random, &image);
+        assert_eq!(Harness::open(&image).expect("open").log.last_index(), 2);
+    }
+}
+
 #[test]
 fn a_disk_that_stays_full_refuses_and_recovers_with_space() {
     let directory = fast_directory();
@@ -113,7 +180,7 @@ fn a_disk_that_stays_full_refuses_and_recovers_with_space() {
     drop(harness);
     let writes = Arc::new(Mutex::new(false));
     let full = writes.clone();
-    let disk = HookedDisk::new(Box::new(move |_| {
+    let disk = HookedDisk::new(Box::new(move |_, _| {
         if *full.lock().expect("full") {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
@@ -176,7 +243,8 @@ fn a_full_disk_and_a_read_only_one() {
     remount("remount,ro");
     let error = Harness::open(&path).err().expect("read-only");
     assert!(error.to_string().contains("writable"), "{error}");
-    let error = Harness::create_on(HookedDisk::new(Box::new(|_| Ok(()))), &disk.0.path().join("new")).err();
+    let error =
+        Harness::create_on(HookedDisk::new(Box::new(|_, _| Ok(()))), &disk.0.path().join("new")).err();
     assert!(error.expect("read-only").to_string().contains("writable"));
     remount("remount,rw,size=1m");
     let mut harness = Harness::open(&path).expect("open");
