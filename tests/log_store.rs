@@ -177,6 +177,16 @@ fn a_payload_that_changed_on_its_way_is_never_written() {
 }
 
 #[test]
+#[should_panic(expected = "term: 3, vote: Some(1)")]
+fn a_second_vote_in_a_term_is_a_broken_invariant() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut harness = Harness::create(directory.path());
+    harness.vote(3, None).expect("vote");
+    harness.vote(3, Some(1)).expect("vote");
+    let _ = harness.vote(3, Some(2));
+}
+
+#[test]
 fn damage_that_comes_while_the_log_is_open_is_found_when_read() {
     let directory = tempfile::tempdir().expect("tempdir");
     let mut harness = Harness::create(directory.path());
