@@ -5,11 +5,12 @@ mod log_support;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use log_support::*;
 use redisraft::log::record::RecordType;
-use redisraft::log::{HardState, LogError, Reader, WriteRequest};
+use redisraft::log::{HardState, Identity, LogError, Reader, WriteRequest};
 
 type Entries = Vec<(u64, u64, usize)>;
 
@@ -151,6 +152,22 @@ fn a_flipped_byte_in_a_log_whose_last_batch_was_not_acknowledged() {
     flip_every_byte(&sample(false));
 }
 
+/// Without index files, marks and segment headers alone tell damage from a torn tail.
+#[test]
+fn a_flipped_byte_in_a_log_without_index_files() {
+    let mut sample = sample(false);
+    sample.files.0.retain(|path, _| kind_of(path) != "idx");
+    let mut corrupt = 0;
+    for (path, bytes) in sample.logs() {
+        for offset in (0..bytes.len()).step_by(3) {
+            let files = sample.files.with(path, |bytes| bytes[offset] ^= 0x80);
+            let outcome = sample.judge(files, &|| format!("{} at {offset} flipped", path.display()));
+            corrupt += u32::from(outcome == Outcome::Corrupt(path.clone()));
+        }
+    }
+    assert!(corrupt > 4000, "{corrupt}");
+}
+
 #[test]
 fn a_flipped_byte_in_meta() {
     let sample = sample(true);
@@ -287,26 +304,90 @@ fn a_reader_beside_a_writer_sees_no_damage() {
     let mut harness = Harness::create(directory.path());
     harness.append(1, 1, 1).expect("append");
     let path = directory.path().to_path_buf();
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stop = done.clone();
-    let readers = std::thread::spawn(move || {
-        let (mut scans, mut last) = (0, 0);
-        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+    // The number of scans so far; the top bit tells the reader to stop.
+    let scans = Arc::new(AtomicU64::new(0));
+    let count = scans.clone();
+    let reader = std::thread::spawn(move || {
+        let mut last = 0;
+        while count.fetch_add(1, Ordering::Relaxed) < 1 << 63 {
             let reader = Reader::open(&path).expect("META");
             let end = reader.scan(&mut |_| ControlFlow::Continue(())).expect("no damage");
             assert!(end.sequence.last_index() >= last, "what was read once stays");
             last = end.sequence.last_index();
-            scans += 1;
         }
-        scans
     });
-    for round in 0..400 {
-        let entries =
-            (1..=8).map(|n| entry(round * 8 + n + 1, round + 1, (round * 31 % 800) as usize)).collect();
+    let mut round = 0;
+    while round < 300 || (scans.load(Ordering::Relaxed) < 15 && !reader.is_finished()) {
+        let entries = (2..=9).map(|n| entry(round * 8 + n, round + 1, (round * 31 % 800) as usize)).collect();
         let hard_state = (round % 9 == 0).then_some(HardState { term: round + 1, vote: None });
         harness.write(WriteRequest { hard_state, entries, ..Default::default() }).expect("write");
+        round += 1;
     }
-    done.store(true, std::sync::atomic::Ordering::Relaxed);
-    let scans = readers.join().expect("reader");
-    assert!(scans > 10, "{scans} scans");
+    scans.fetch_or(1 << 63, Ordering::Relaxed);
+    reader.join().expect("reader");
+}
+
+#[test]
+fn a_segment_of_another_node_is_refused() {
+    let root = fast_directory();
+    let (path, other_path) = (root.path().join("log"), root.path().join("other"));
+    let mut harness = Harness::create(&path);
+    harness.append(1, 3, 10).expect("append");
+    drop(harness);
+    for (name, identity) in [
+        ("another node", Identity { node_id: 8, ..identity() }),
+        ("another cluster", Identity { cluster_id: "f".repeat(32), ..identity() }),
+    ] {
+        drop(redisraft::log::Log::create(&other_path, identity, options(), Box::new(|| ())).expect("create"));
+        let mut other = Harness::open(&other_path).expect("open");
+        other.append(1, 3, 10).expect("append");
+        drop(other);
+        let mixed = root.path().join(name);
+        crash_image(&path, &mixed);
+        for file in ["0000000001.log", "0000000001.idx"] {
+            std::fs::copy(other_path.join(file), mixed.join(file)).expect("copy");
+        }
+        let error = Harness::open(&mixed).err().expect("refused");
+        assert!(matches!(&error, LogError::Foreign { .. }), "{name}: {error}");
+        std::fs::remove_dir_all(&other_path).expect("remove");
+    }
+}
+
+/// META's floor: what was durable when term or vote changed is known to be missing, even if every other trace is gone.
+#[test]
+fn a_log_that_lost_its_end_below_the_floor_of_meta_is_refused() {
+    let root = fast_directory();
+    let path = root.path().join("log");
+    let mut harness = Harness::create(&path);
+    harness.append(1, 6, 1000).expect("append");
+    harness.vote(2, Some(1)).expect("vote");
+    drop(harness);
+    let segments = |path: &Path| {
+        let used = |bytes: &[u8]| bytes.iter().any(|byte| *byte != 0);
+        snapshot(path)
+            .into_iter()
+            .filter(|(path, bytes)| kind_of(path) == "log" && used(bytes))
+            .collect::<Vec<_>>()
+    };
+    for zeroed in [false, true] {
+        let image = root.path().join(if zeroed { "zeroed" } else { "removed" });
+        crash_image(&path, &image);
+        let (last, bytes) = segments(&image).pop().expect("segments");
+        assert!(!last.ends_with("0000000001.log"));
+        for later in snapshot(&image)
+            .into_iter()
+            .map(|(file, _)| file)
+            .filter(|file| kind_of(file) != "META" && *file > last)
+        {
+            std::fs::remove_file(later).expect("remove");
+        }
+        let _ = std::fs::remove_file(last.with_extension("idx"));
+        if zeroed {
+            std::fs::write(&last, vec![0; bytes.len()]).expect("write");
+        } else {
+            std::fs::remove_file(&last).expect("remove");
+        }
+        let error = Harness::open(&image).err().expect("refused");
+        assert!(matches!(&error, LogError::Corrupt { file, .. } if *file == last), "{error}");
+    }
 }

@@ -2,6 +2,8 @@
 
 mod log_support;
 
+use std::os::unix::fs::FileExt;
+
 use bytes::Bytes;
 use log_support::*;
 use proptest::prelude::*;
@@ -174,6 +176,37 @@ fn a_payload_that_changed_on_its_way_is_never_written() {
     assert_eq!(harness.log.last_index(), 2);
 }
 
+#[test]
+#[should_panic(expected = "term: 3, vote: Some(1)")]
+fn a_second_vote_in_a_term_is_a_broken_invariant() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut harness = Harness::create(directory.path());
+    harness.vote(3, None).expect("vote");
+    harness.vote(3, Some(1)).expect("vote");
+    let _ = harness.vote(3, Some(2));
+}
+
+#[test]
+fn damage_that_comes_while_the_log_is_open_is_found_when_read() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut harness = Harness::create(directory.path());
+    harness.append(1, 3, 100).expect("append");
+    drop(harness);
+    let harness = Harness::open(directory.path()).expect("open");
+    assert_eq!(contents(&harness.log).len(), 3);
+    let path = directory.path().join("0000000001.log");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
+    // The mark takes 48 bytes, a record 136: a payload byte of entry 2, then the term of entry 3.
+    for (index, offset) in [(2, 4096 + 48 + 136 + 50), (3, 4096 + 48 + 2 * 136 + 16)] {
+        file.write_all_at(&[0xee], offset).expect("write");
+        let error = harness.log.read(index).expect_err("damaged");
+        assert!(
+            matches!(&error, LogError::Corrupt { file, index: Some(i), .. } if *file == path && *i == index)
+        );
+    }
+    assert_eq!(harness.log.read(1).expect("read"), entry(1, 1, 100));
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Append { count: u64, bytes: usize, new_term: bool },
@@ -209,13 +242,15 @@ proptest! {
         for (step, action) in actions.into_iter().enumerate() {
             match action {
                 Action::Append { count, bytes, new_term } => {
-                    hard_state.term += u64::from(new_term);
+                    if new_term {
+                        hard_state = HardState { term: hard_state.term + 1, vote: None };
+                    }
                     let first = model.len() as u64 + 1;
                     model.extend((first..first + count).map(|index| (index, hard_state.term, bytes)));
                     harness.append(hard_state.term, count, bytes).expect("append");
                 }
                 Action::Truncate { keep_percent, count } => {
-                    hard_state.term += 1;
+                    hard_state = HardState { term: hard_state.term + 1, vote: None };
                     let from = model.len() as u64 * keep_percent / 100 + 1;
                     model.truncate(from as usize - 1);
                     let added: Vec<_> = (from..from + count).map(|index| (index, hard_state.term, 9)).collect();
@@ -224,7 +259,7 @@ proptest! {
                     let truncate_from = Some(from);
                     harness.write(WriteRequest { truncate_from, entries, ..Default::default() }).expect("write");
                 }
-                Action::Vote { vote } => hard_state.vote = Some(vote),
+                Action::Vote { vote } => hard_state = HardState { term: hard_state.term + 1, vote: Some(vote) },
                 Action::Reopen => {
                     drop(harness);
                     harness = Harness::open(&path).expect("reopen");

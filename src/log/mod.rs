@@ -84,6 +84,13 @@ pub struct HardState {
     pub vote: Option<u64>,
 }
 
+impl HardState {
+    /// Invariant: terms do not fall, and there is one vote in a term (Raft section 5.2).
+    fn may_become(&self, next: HardState) -> bool {
+        next.term > self.term || (next.term == self.term && (self.vote.is_none() || self.vote == next.vote))
+    }
+}
+
 /// One write. Its parts take effect in this order.
 #[derive(Clone, Debug, Default)]
 pub struct WriteRequest {

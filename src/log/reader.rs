@@ -106,7 +106,8 @@ impl Reader {
         for (position, segment) in opened.into_iter().enumerate() {
             let later_active = last_active.is_some_and(|last| last > position);
             if let HeaderState::Valid(header) = segment.header.clone() {
-                let mut walk = Walk { reader: self, segment: &segment, header, later_active, line: 0 };
+                let index = self.read_index(segment.sequence)?;
+                let mut walk = Walk { reader: self, segment: &segment, index, header, later_active, line: 0 };
                 let segment_end = walk.run(&mut end, visit)?;
                 end.segments.push(segment_end);
             } else {
@@ -169,8 +170,6 @@ impl Reader {
 
     fn open_segment(&self, sequence: u32) -> Result<OpenSegment, LogError> {
         let path = segment_path(&self.directory, sequence);
-        // The index first: whatever it names was durable in the segment before.
-        let index = index_file::read(self.disk.as_ref(), &index_path(&self.directory, sequence))?;
         let open = || {
             let file = self.disk.open(&path, Mode::Read)?;
             if file.length()? == 0 {
@@ -191,12 +190,16 @@ impl Reader {
             }),
             HeaderState::Valid(valid) => {
                 valid.check(&path, &self.meta.owner, sequence, bytes.len() as u64)?;
-                Ok(OpenSegment { sequence, path, map, index, header })
+                Ok(OpenSegment { sequence, path, map, header })
             }
             HeaderState::Blank | HeaderState::Invalid { .. } => {
-                Ok(OpenSegment { sequence, path, map, index, header })
+                Ok(OpenSegment { sequence, path, map, header })
             }
         }
+    }
+
+    fn read_index(&self, sequence: u32) -> Result<Vec<u8>, LogError> {
+        index_file::read(self.disk.as_ref(), &index_path(&self.directory, sequence))
     }
 
     /// A segment without a valid header: prepared, or torn in its first batch - or damaged, if there is evidence
@@ -207,7 +210,8 @@ impl Reader {
         later_active: bool,
         end: &mut ScanEnd,
     ) -> Result<SegmentEnd, LogError> {
-        let OpenSegment { sequence, path, map, index, header } = segment;
+        let OpenSegment { sequence, path, map, header } = segment;
+        let index = self.read_index(sequence)?;
         let bytes: &[u8] = (*map).as_ref();
         let index_salt = index_file::decode_header(&index).map(|(salt, _)| salt);
         let damaged_salt = SegmentHeader::salt_of_damaged(&first_block(bytes));
@@ -262,7 +266,6 @@ struct OpenSegment {
     sequence: u32,
     path: PathBuf,
     map: Map,
-    index: Vec<u8>,
     header: HeaderState,
 }
 
@@ -270,6 +273,8 @@ struct OpenSegment {
 struct Walk<'r> {
     reader: &'r Reader,
     segment: &'r OpenSegment,
+    /// Read before the first record: whatever it names was durable then.
+    index: Vec<u8>,
     header: SegmentHeader,
     later_active: bool,
     /// Lines of the index file that have been compared.
@@ -283,7 +288,7 @@ impl Walk<'_> {
         let header_crc = self.header.prev_crc;
         let mut scanner = Scanner::new(self.header.salt, SEGMENT_HEADER_BYTES as u64, header_crc);
         let mut index_intact =
-            index_file::decode_header(&self.segment.index) == Some((self.header.salt, self.segment.sequence));
+            index_file::decode_header(&self.index) == Some((self.header.salt, self.segment.sequence));
         let mut sealed = false;
         let mut retries = 0;
         while !sealed && !end.stopped {
@@ -317,7 +322,7 @@ impl Walk<'_> {
             }
         }
         let full_index = index_file::INDEX_HEADER_BYTES + self.line * index_file::INDEX_ENTRY_BYTES;
-        index_intact &= self.segment.index.len() == full_index;
+        index_intact &= self.index.len() == full_index;
         Ok(SegmentEnd {
             sequence: self.segment.sequence,
             path: self.segment.path.clone(),
@@ -333,12 +338,8 @@ impl Walk<'_> {
 
     /// The segment must continue exactly where the one before ended.
     fn check_succession(&self, end: &ScanEnd) -> Result<(), LogError> {
-        let before = end.segments.last();
-        if self.segment.sequence == self.reader.meta.first_sequence && before.is_none() {
-            return Ok(());
-        }
-        let expected =
-            (end.sequence.last_index() + 1, end.sequence.last_term(), before.map_or(0, |s| s.prev_crc));
+        let prev_crc = end.segments.last().map_or(0, |before| before.prev_crc);
+        let expected = (end.sequence.last_index() + 1, end.sequence.last_term(), prev_crc);
         let found = (self.header.next_index, self.header.prev_term, self.header.prev_crc);
         if expected == found {
             return Ok(());
@@ -381,7 +382,7 @@ impl Walk<'_> {
             return Ok(true);
         }
         let expected = IndexEntry::of(&record.header, record.record_type, record.offset as u32);
-        let line = index_line(&self.segment.index, self.line);
+        let line = index_line(&self.index, self.line);
         self.line += 1;
         if line.is_some_and(|line| line == expected.encode(self.header.salt)) {
             return Ok(true);
@@ -407,8 +408,7 @@ impl Walk<'_> {
             return bytes.len() as u64;
         }
         let floor = if floor.floor_sequence == sequence { floor.floor_offset } else { 0 };
-        let indexed =
-            index_entries(&self.segment.index, self.header.salt, self.line).map(|(_, entry)| entry.end());
+        let indexed = index_entries(&self.index, self.header.salt, self.line).map(|(_, entry)| entry.end());
         floor.max(indexed.max().unwrap_or(0)).max(durable_by_marks(bytes, self.header.salt, from))
     }
 
@@ -426,7 +426,7 @@ impl Walk<'_> {
             _ => ("a record".to_string(), "zeros".to_string()),
         };
         if covered {
-            let index = index_entries(&self.segment.index, self.header.salt, self.line)
+            let index = index_entries(&self.index, self.header.salt, self.line)
                 .find(|(_, entry)| u64::from(entry.offset) == offset)
                 .map_or(end.sequence.last_index() + 1, |(_, entry)| entry.index);
             return Err(LogError::corrupt(&self.segment.path, offset, Some(index), expected, found));

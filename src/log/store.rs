@@ -164,13 +164,13 @@ impl Log {
 
     /// Hands a request to the sync thread; never waits for the disk. Its entries can be read at once.
     ///
-    /// Panics if the request breaks the caller's contract: ids increase, entries continue the log, terms do not
-    /// fall, payloads are at most `MAX_ENTRY_BYTES` long.
+    /// Panics if the request breaks the caller's contract: ids increase (the first is at least 1), entries continue
+    /// the log, terms do not fall, a vote is not changed within its term, payloads are at most `MAX_ENTRY_BYTES` long.
     pub fn submit(&mut self, request: WriteRequest) {
         assert!(request.id > self.last_request, "request {} after {}", request.id, self.last_request);
         self.last_request = request.id;
         if let Some(hard_state) = request.hard_state {
-            assert!(hard_state.term >= self.hard_state.term, "terms do not fall");
+            assert!(self.hard_state.may_become(hard_state), "{:?} -> {hard_state:?}", self.hard_state);
             self.hard_state = hard_state;
         }
         if let Some(from) = request.truncate_from {

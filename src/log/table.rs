@@ -162,3 +162,40 @@ impl Table {
         Some(Entry { index, term, kind, payload: cached.payload.clone(), payload_crc: cached.payload_crc })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry::new(index, term, Kind::Normal, Bytes::from(vec![term as u8; 100]))
+    }
+
+    #[test]
+    fn a_place_counts_only_for_the_request_that_brought_the_entry() {
+        let mut table = Table::new(0, 0, 0);
+        table.push(1, &entry(1, 1));
+        table.push(1, &entry(2, 1));
+        table.truncate(2);
+        table.push(2, &entry(2, 2));
+        let place = |request, index, offset| Placement { request, index, segment: 1, offset };
+        table.place(&[place(1, 1, 4144), place(1, 2, 4280)]);
+        assert_eq!(table.cached_entry(1), None, "written, and over the limit");
+        assert_eq!(table.cached_entry(2), Some(entry(2, 2)), "what is not written stays");
+        assert_eq!(
+            (table.line(1).map(|line| line.offset), table.line(2).map(|line| line.offset)),
+            (Some(4144), Some(0))
+        );
+        table.place(&[place(2, 2, 4500)]);
+        assert_eq!(table.line(2).map(|line| line.offset), Some(4500));
+        assert_eq!(table.cached(), (0, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 3 appended behind entry 1")]
+    fn a_gap_is_a_broken_invariant() {
+        let mut table = Table::new(0, 0, 0);
+        table.push(1, &entry(1, 1));
+        table.push(2, &entry(3, 1));
+    }
+}

@@ -1,6 +1,9 @@
 //! What the tests of the log share: a log with a waiting room, and disks that do as they are told.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod power;
+pub mod promise;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -149,12 +152,12 @@ pub fn fast_directory() -> tempfile::TempDir {
     }
 }
 
-/// Called with the number of a system call before it is made; may make it fail.
-pub type Hook = Box<dyn Fn(u64) -> io::Result<()> + Send + Sync>;
+/// Called with the number and the name of a system call before it is made; may make it fail.
+pub type Hook = Box<dyn Fn(u64, &'static str) -> io::Result<()> + Send + Sync>;
 
-/// The system's disk, with a hook before every call. Calls are made one at a time.
+/// A disk with a hook before every call. Calls are made one at a time.
 pub struct HookedDisk {
-    disk: SystemDisk,
+    disk: Arc<dyn Disk>,
     hook: Arc<HookState>,
 }
 
@@ -165,10 +168,15 @@ struct HookState {
 
 impl HookState {
     /// `partly` is what a call that fails does nevertheless.
-    fn call<T>(&self, call: impl Fn() -> io::Result<T>, partly: impl Fn()) -> io::Result<T> {
+    fn call<T>(
+        &self,
+        name: &'static str,
+        call: impl Fn() -> io::Result<T>,
+        partly: impl Fn(),
+    ) -> io::Result<T> {
         let mut calls = self.calls.lock().expect("hook");
         *calls += 1;
-        if let Err(error) = (self.hook)(*calls) {
+        if let Err(error) = (self.hook)(*calls, name) {
             partly();
             return Err(error);
         }
@@ -178,8 +186,12 @@ impl HookState {
 
 impl HookedDisk {
     pub fn new(hook: Hook) -> Arc<HookedDisk> {
+        HookedDisk::over(Arc::new(SystemDisk), hook)
+    }
+
+    pub fn over(disk: Arc<dyn Disk>, hook: Hook) -> Arc<HookedDisk> {
         let hook = Arc::new(HookState { calls: Mutex::new(0), hook });
-        Arc::new(HookedDisk { disk: SystemDisk, hook })
+        Arc::new(HookedDisk { disk, hook })
     }
 
     pub fn calls(&self) -> u64 {
@@ -189,29 +201,29 @@ impl HookedDisk {
 
 impl Disk for HookedDisk {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.hook.call(|| self.disk.create_directory(path), || ())
+        self.hook.call("create_directory", || self.disk.create_directory(path), || ())
     }
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.hook.call(|| self.disk.sync_directory(path), || ())
+        self.hook.call("sync_directory", || self.disk.sync_directory(path), || ())
     }
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.hook.call(|| self.disk.list(path), || ())
+        self.hook.call("list", || self.disk.list(path), || ())
     }
     fn exists(&self, path: &Path) -> bool {
         self.disk.exists(path)
     }
     fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
-        let file = self.hook.call(|| self.disk.open(path, mode), || ())?;
+        let file = self.hook.call("open", || self.disk.open(path, mode), || ())?;
         Ok(Arc::new(HookedFile { file, hook: self.hook.clone() }))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.hook.call(|| self.disk.rename(from, to), || ())
+        self.hook.call("rename", || self.disk.rename(from, to), || ())
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.hook.call(|| self.disk.remove(path), || ())
+        self.hook.call("remove", || self.disk.remove(path), || ())
     }
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
-        self.hook.call(|| self.disk.lock(path), || ())
+        self.hook.call("lock", || self.disk.lock(path), || ())
     }
 }
 
@@ -224,27 +236,27 @@ impl DiskFile for HookedFile {
     /// A write that fails has written its first half.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let half = || self.file.write_at(&bytes[..bytes.len() / 2], offset).expect("half a write");
-        self.hook.call(|| self.file.write_at(bytes, offset), half)
+        self.hook.call("write_at", || self.file.write_at(bytes, offset), half)
     }
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         // Not through `call`: its closure cannot be called twice.
-        self.hook.call(|| Ok(()), || ())?;
+        self.hook.call("read_at", || Ok(()), || ())?;
         self.file.read_at(bytes, offset)
     }
     fn allocate(&self, length: u64) -> io::Result<()> {
-        self.hook.call(|| self.file.allocate(length), || ())
+        self.hook.call("allocate", || self.file.allocate(length), || ())
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.hook.call(|| self.file.sync_data(), || ())
+        self.hook.call("sync_data", || self.file.sync_data(), || ())
     }
     fn sync_all(&self) -> io::Result<()> {
-        self.hook.call(|| self.file.sync_all(), || ())
+        self.hook.call("sync_all", || self.file.sync_all(), || ())
     }
     fn length(&self) -> io::Result<u64> {
-        self.hook.call(|| self.file.length(), || ())
+        self.hook.call("length", || self.file.length(), || ())
     }
     fn map(&self) -> io::Result<Map> {
-        self.hook.call(|| self.file.map(), || ())
+        self.hook.call("map", || self.file.map(), || ())
     }
 }
 
