@@ -5,9 +5,9 @@
 //! is prose. Messages arrive at once and in order unless a story holds them; disks write at once unless held.
 //!
 //! ```text
-//! nodes 1 2 3          voters, all down to nothing          deliver            until nothing is under way
+//! nodes 1 2 3          voters with empty logs               deliver            until nothing is under way
 //! learner 4            a node that was told nothing         deliver 1 2        only messages from 1 to 2
-//! tick 1               the clock moves to its deadline      drop 1 2           lose them instead
+//! tick 1               the clock moves to its deadline      drop 1 2 / drop    lose them / all instead
 //! pass 300             the clock moves, in ms               cut 1 2 / cut 1    lose all from now on, both ways
 //! run 300              the same, with ticks and delivery    heal               no link is cut
 //! propose 1 3          3 entries of 100 bytes               hold 1 / free 1    the disk of 1 stalls / goes on

@@ -6,7 +6,7 @@
 
 use super::io::Output;
 use super::message::{Body, Message, NodeId, Position, Term};
-use super::poll::{Outcome, Poll};
+use super::poll::Poll;
 use super::raft::{Core, Raft, State};
 
 /// Asks whether it would be elected in the next term.
@@ -29,14 +29,14 @@ impl Raft {
         let core = &mut self.core;
         let mut poll = Poll::default();
         poll.grant(core.id());
-        let outcome = poll.outcome(core.membership());
+        let won = poll.is_won(core.membership());
         let deadline_us = core.draw_election_deadline_us();
         let message = Message { term: core.term + 1, body: Body::PreVote { last: core.log.last() } };
         for to in other_voters(core) {
             outputs.push(Output::Send { to, message: message.clone() });
         }
         self.state = State::PreCandidate(PreCandidate { poll, deadline_us });
-        if outcome == Outcome::Won {
+        if won {
             self.campaign(false, outputs);
         }
     }
@@ -70,7 +70,7 @@ impl Raft {
     fn count_vote(&mut self, from: NodeId, outputs: &mut Vec<Output>) {
         let State::Candidate(candidate) = &mut self.state else { return };
         candidate.poll.grant(from);
-        if candidate.poll.outcome(self.core.membership()) == Outcome::Won {
+        if candidate.poll.is_won(self.core.membership()) {
             self.become_leader(outputs);
         }
     }
@@ -82,7 +82,7 @@ impl Raft {
             return;
         }
         candidate.poll.grant(from);
-        if candidate.poll.outcome(self.core.membership()) == Outcome::Won {
+        if candidate.poll.is_won(self.core.membership()) {
             self.campaign(false, outputs);
         }
     }

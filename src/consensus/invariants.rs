@@ -92,7 +92,7 @@ fn check_leader(core: &Core, leader: &Leader) {
     );
     for (id, peer) in &leader.peers {
         assert!(*id != core.id() && (peer.leaving || others.contains(id)), "I9: {id} is no member");
-        assert!(peer.is_consistent(last), "I10: {id}: {peer:?} with {last:?}");
+        assert!(peer.is_consistent(last.index), "I10: {id}: {peer:?} with {last:?}");
     }
     if core.commit >= leader.no_op && core.log.membership_index() <= core.commit {
         let durable = |id: &NodeId| match leader.peers.get(id) {

@@ -5,12 +5,6 @@ use std::collections::BTreeSet;
 use super::message::{Membership, NodeId};
 use super::quorum::majority;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Won,
-    Open,
-}
-
 /// Who has said yes. Noes are not counted: a poll that is not won ends with its deadline.
 #[derive(Debug, Default)]
 pub(super) struct Poll {
@@ -22,14 +16,10 @@ impl Poll {
         self.granted.insert(id);
     }
 
-    /// Only voters count, whoever answered.
-    pub fn outcome(&self, membership: &Membership) -> Outcome {
+    /// A majority of the voters has said yes; only voters count, whoever answered.
+    pub fn is_won(&self, membership: &Membership) -> bool {
         let yes = self.granted.iter().filter(|id| membership.is_voter(**id)).count();
-        if yes >= majority(membership.voters.len()) {
-            Outcome::Won
-        } else {
-            Outcome::Open
-        }
+        yes >= majority(membership.voters.len())
     }
 }
 
@@ -45,8 +35,8 @@ mod tests {
         poll.grant(1);
         poll.grant(4);
         poll.grant(9);
-        assert_eq!(poll.outcome(&membership), Outcome::Open);
+        assert!(!poll.is_won(&membership));
         poll.grant(3);
-        assert_eq!(poll.outcome(&membership), Outcome::Won);
+        assert!(poll.is_won(&membership));
     }
 }

@@ -324,7 +324,9 @@ impl World {
                 continue;
             }
             let slow = self.random.below(100) < self.faults.reordering;
-            let delay_us = 200 + self.random.below(if slow { 50_000 } else { 50 });
+            // Some arrive late, some when everybody is terms ahead.
+            let longest_us = if !slow { 50 } else { [20_000, 600_000][self.random.below(2) as usize] };
+            let delay_us = 200 + self.random.below(longest_us);
             let (message, payloads) = (message.clone(), payloads.clone());
             self.schedule(self.now_us + delay_us, Event::Deliver { to, from, message, payloads });
         }
@@ -384,8 +386,10 @@ impl World {
     }
 
     fn fault(&mut self) {
-        let id = 1 + self.random.below(NODES);
+        let anybody = 1 + self.random.below(NODES);
         let other = 1 + self.random.below(NODES);
+        // Leaders are hit more often: what they alone hold is what can go wrong.
+        let id = self.leaders().pop().filter(|_| self.random.below(2) == 0).unwrap_or(anybody);
         let Faults { partitions, crashes, membership, false_hints, .. } = self.faults;
         match self.random.below(10) {
             0 | 1 if partitions => self.partition(id, other),

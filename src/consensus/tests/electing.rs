@@ -156,6 +156,19 @@ fn the_own_vote_counts_with_its_own_write_and_no_earlier_one() {
 }
 
 #[test]
+fn votes_of_an_older_term_do_not_count() {
+    let mut bench = Bench::new(1, members(&[1, 2, 3], &[]), 1, &[1]);
+    bench.tick();
+    bench.hear(2, 2, Body::PreVoteReply { granted: true });
+    bench.persist();
+    bench.tick();
+    bench.hear(2, 3, Body::PreVoteReply { granted: true });
+    bench.persist();
+    bench.hear(2, 2, Body::VoteReply { granted: true });
+    assert_eq!((bench.raft.role(), bench.raft.term()), (Role::Candidate, 3));
+}
+
+#[test]
 fn a_refusal_of_a_later_term_is_learned_from() {
     let mut bench = Bench::new(1, members(&[1, 2, 3], &[]), 5, &[5]);
     bench.tick();

@@ -77,6 +77,16 @@ fn learners_and_strangers_do_not_count() {
 }
 
 #[test]
+fn answers_of_an_older_term_prove_nothing() {
+    let mut bench = Bench::new(1, members(&[1, 2, 3], &[]), 4, &[1, 1, 1]);
+    bench.elect();
+    bench.give(Input::Read { id: 1 });
+    assert_eq!(bench.hear(2, 3, Body::Appended { matched: 4, round: 0 }), []);
+    assert_eq!(bench.hear(2, 3, Body::Refused { prev: 3, conflict: at(0, 0), last: 0, round: 0 }), []);
+    assert_eq!(bench.raft.commit(), 0);
+}
+
+#[test]
 fn an_answer_beyond_the_log_is_nonsense() {
     let mut bench = Bench::leader(&[1, 2, 3], &[]);
     assert_eq!(bench.acknowledge(2, 99, 0), []);
