@@ -253,8 +253,10 @@ impl Session {
                 events.push(Event::CaptureUp);
             }
             (_, Reply::Error(text)) => {
-                // Both pass without our doing; everything else is an answer to what we asked.
-                let resumable = text.starts_with("BUSY") || text.starts_with("LOADING");
+                // A full server turns us away before it looks at what we ask; these and the other two pass without
+                // our doing. Everything else is an answer to what we asked.
+                let turned_away = matches!(self.step, Step::Authenticated);
+                let resumable = turned_away || text.starts_with("BUSY") || text.starts_with("LOADING");
                 return Err(Lost { reason: text, resumable });
             }
             (step, reply) => {

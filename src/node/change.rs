@@ -42,6 +42,10 @@ impl Node {
             let answer = self.not_leader();
             return world.bridge().answer(ticket, answer);
         }
+        if let Some(known) = self.invited_before(id, &address, &peer_address) {
+            let answer = self.added(known);
+            return world.bridge().answer(ticket, answer);
+        }
         match self.check_new_member(id, &address, &peer_address) {
             Err(reason) => world.bridge().answer(ticket, Answer::Refused(reason)),
             Ok(()) => {
@@ -50,6 +54,23 @@ impl Node {
                 self.changes.queue.push_back(Change::Add { ticket, id, member });
             }
         }
+    }
+
+    /// The learner with these very addresses that never took an entry: its invitation was lost on the way.
+    fn invited_before(&self, id: NodeId, address: &str, peer_address: &str) -> Option<NodeId> {
+        let same = |(known, member): &(&NodeId, &Member)| {
+            !member.voting
+                && member.address == address
+                && member.peer_address == peer_address
+                && (id == 0 || id == **known)
+        };
+        let known = *self.members().0.iter().find(same)?.0;
+        self.raft.progress().any(|(peer, progress)| peer == known && progress.matched == 0).then_some(known)
+    }
+
+    fn added(&self, id: NodeId) -> Answer {
+        let (cluster_id, secret) = (self.cluster_id.clone(), self.secret.clone());
+        Answer::Added { id, cluster_id, secret, members: self.members().encode() }
     }
 
     fn not_leader(&self) -> Answer {
@@ -144,8 +165,7 @@ impl Node {
     pub(super) fn changes_committed<W: World>(&mut self, world: &mut W, commit: u64) {
         let Some(done) = self.changes.in_flight.take_if(|change| change.index <= commit) else { return };
         if let Some((ticket, id)) = done.added {
-            let (cluster_id, secret) = (self.cluster_id.clone(), self.secret.clone());
-            let answer = Answer::Added { id, cluster_id, secret, members: self.members().encode() };
+            let answer = self.added(id);
             world.bridge().answer(ticket, answer);
         }
     }

@@ -268,6 +268,8 @@ fn exception(name: &str) -> Option<Class> {
         "pfcount" => Class::Write,
         // Replicated, but messages are not part of the dataset: delivered at once, as in Redis.
         "publish" | "spublish" => Class::Local,
+        // They carry no flag, but tell of what FUNCTION LOAD wrote.
+        "function|list" | "function|dump" => Class::Read,
         // Only "may replicate" on some servers; the script cache is each node's own, as in Redis.
         "script" => Class::Local,
         // Flagged as a read, but it reads no key: the version, drawn.
@@ -334,7 +336,8 @@ mod tests {
             (Class::Blocking { write: false }, "xread streams k 0"),
             (Class::Local, "ping;echo x;select 1;hello;auth p;client id;config get *;acl list;info;command;command count"),
             (Class::Local, "publish c m;spublish c m;subscribe c;pubsub numpat;monitor;reset;quit;time;role;lolwut"),
-            (Class::Local, "function list;function dump;function stats;script load s;script flush;slowlog get"),
+            (Class::Read, "function list;function dump"),
+            (Class::Local, "function stats;script load s;script flush;slowlog get"),
             (Class::Local, "exec;discard;unwatch;memory stats;save;bgsave;lastsave;latency latest;module list"),
             (Class::Transaction, "multi;watch k"),
             (Class::Replication, "replicaof no one;slaveof h 1;psync ? -1;sync;failover"),

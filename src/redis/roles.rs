@@ -77,6 +77,8 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
         // Without the feed this node can only vote; that is worth more than a dead process.
         log::error!("cannot become a replica of the raft log: {error}");
     }
+    // A pause that reached into following would hold up the feed itself, which is a client as well.
+    state.pause_due.set(false);
     if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
         log::error!("cannot resume clients: {error}");
     }
