@@ -252,6 +252,10 @@ fn class_by_flags(has_flag: impl Fn(&str) -> bool) -> Class {
 
 /// The commands whose class the flags do not tell. Subcommands are named in full.
 fn exception(name: &str) -> Option<Class> {
+    // They carry no flag, but tell of what FUNCTION LOAD wrote.
+    if matches!(name, "function|list" | "function|dump") {
+        return Some(Class::Read);
+    }
     let container = name.split('|').next().unwrap_or(name);
     Some(match container {
         "multi" | "watch" => Class::Transaction,
@@ -268,8 +272,6 @@ fn exception(name: &str) -> Option<Class> {
         "pfcount" => Class::Write,
         // Replicated, but messages are not part of the dataset: delivered at once, as in Redis.
         "publish" | "spublish" => Class::Local,
-        // They carry no flag, but tell of what FUNCTION LOAD wrote.
-        "function|list" | "function|dump" => Class::Read,
         // Only "may replicate" on some servers; the script cache is each node's own, as in Redis.
         "script" => Class::Local,
         // Flagged as a read, but it reads no key: the version, drawn.
