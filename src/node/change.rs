@@ -64,7 +64,8 @@ impl Node {
                 && member.peer_address == peer_address
                 && (id == 0 || id == **known)
         };
-        let known = *self.members().0.iter().find(same)?.0;
+        let committed = self.member_history.iter().rev().find(|(index, _)| *index <= self.committed)?;
+        let known = *committed.1 .0.iter().find(same)?.0;
         self.raft.progress().any(|(peer, progress)| peer == known && progress.matched == 0).then_some(known)
     }
 

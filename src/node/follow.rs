@@ -1,13 +1,17 @@
 //! Following: the local Redis is fed committed entries, and nothing else (N1).
 
 use super::feed::{Feed, CHUNK_BYTES, EMPTY_RDB, WINDOW_BYTES};
-use super::local::{Following, Holds, Local};
+use super::local::{Following, Local};
 use super::{Fatal, Node, World};
+use crate::consensus::Role;
 use crate::log::Kind;
 use bytes::Bytes;
 
 /// Bytes given to the socket and not yet taken by the kernel: beyond it, chunks wait in the log instead.
 const UNSENT_BYTES: usize = 1 << 20;
+/// Shortest time between two chunks, while there is little to send and nobody waits for it: each chunk wakes the
+/// server's main thread, and a follower's dataset need not be newer than this.
+const CHUNK_PERIOD_US: u64 = 3_000;
 /// The local Redis drops a master that is silent for `repl-timeout`, 60 s by default, 1 s at least.
 const PING_PERIOD_US: u64 = 500_000;
 
@@ -29,7 +33,7 @@ impl Node {
                 world.feed_continue(&replid);
                 rest.into_iter().for_each(|bytes| world.feed_write(bytes));
             }
-            (None, Some(holds)) if is_at(holds, offset) => {
+            (None, Some(holds)) if holds.is_at(replid, offset) => {
                 let fresh = world.fresh_replid();
                 log::info!("local server goes on after entry {}", holds.index);
                 world.feed_continue(&fresh);
@@ -62,12 +66,19 @@ impl Node {
     /// Sends what is committed and not sent yet, within the window.
     pub(super) fn pump_feed<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
         let commit = self.raft.commit();
-        let Local::Following(Following { feed: Some(feed), connected: true, ping_at_us, .. }) =
-            &mut self.local
+        let leads = self.raft.role() == Role::Leader;
+        let Local::Following(following) = &mut self.local else { return Ok(()) };
+        let Following { feed: Some(feed), connected: true, ping_at_us, chunk_at_us, chunk_due, .. } =
+            following
         else {
             return Ok(());
         };
+        let now_us = world.now_us();
         feed.applied(world.bridge().applied());
+        *chunk_due = feed.next() <= commit;
+        if *chunk_due && !leads && now_us < *chunk_at_us {
+            return Ok(());
+        }
         while feed.next() <= commit && world.feed_unsent() < UNSENT_BYTES {
             if feed.outstanding() >= WINDOW_BYTES {
                 world.bridge().want_applied(world.bridge().applied() + 1);
@@ -80,10 +91,12 @@ impl Node {
             assert!(last <= commit, "N1: entry {last} is not committed (commit {commit})");
             let bytes = feed.chunk(&payloads, last);
             world.feed_write(bytes);
-            *ping_at_us = world.now_us() + PING_PERIOD_US;
+            *chunk_due = false;
+            *chunk_at_us = now_us + CHUNK_PERIOD_US;
+            *ping_at_us = now_us + PING_PERIOD_US;
         }
-        if world.now_us() >= *ping_at_us {
-            *ping_at_us = world.now_us() + PING_PERIOD_US;
+        if now_us >= *ping_at_us {
+            *ping_at_us = now_us + PING_PERIOD_US;
             let ping = feed.ping();
             world.feed_write(ping);
         }
@@ -94,7 +107,7 @@ impl Node {
     pub(super) fn executed_truncated<W: World>(&mut self, world: &mut W, from: u64) {
         match &mut self.local {
             Local::Following(following) => {
-                if following.holds.is_some_and(|holds| holds.index >= from) {
+                if following.holds.as_ref().is_some_and(|holds| holds.index >= from) {
                     following.holds = None;
                 }
                 if following.feed.as_ref().is_some_and(|feed| feed.next() > from) {
@@ -115,11 +128,6 @@ impl Node {
     pub(super) fn first_index(&self) -> u64 {
         1
     }
-}
-
-/// Redis stands exactly where the leadership that it comes from ended: not a byte was executed later.
-fn is_at(holds: Holds, offset: i64) -> bool {
-    i64::try_from(holds.offset + 1) == Ok(offset)
 }
 
 /// Payloads of the entries from `from` on that have effects, and the last entry looked at.

@@ -6,13 +6,15 @@ use super::capture::{Capture, CaptureError, Mark, Piece};
 use super::local::{Following, Holds, Leading, Local};
 use super::{new_entry, Fatal, Node, World};
 use crate::consensus::{Input, Role};
+use crate::limits::MAX_ENTRY_BYTES;
 use crate::log::Kind;
 use bytes::Bytes;
 
 /// How often Redis is told how far its stream was read.
 const ACKNOWLEDGE_PERIOD_US: u64 = 1_000_000;
-/// Pause before the capture link is opened again.
+/// Pause before the capture link is opened again: the first, and the longest after several tries.
 const REOPEN_PAUSE_US: u64 = 10_000;
+const MAX_REOPEN_PAUSE_US: u64 = 640_000;
 
 impl Node {
     /// Makes the local Redis a master as soon as it holds the whole log, in a term that is this node's own.
@@ -52,6 +54,7 @@ impl Node {
             executed: world.bridge().applied(),
             dirty: false,
             reopen_at_us: None,
+            reopen_pause_us: REOPEN_PAUSE_US,
             acknowledge_at_us: world.now_us() + ACKNOWLEDGE_PERIOD_US,
         };
         self.local = if lost { Local::Draining(leading) } else { Local::Leading(leading) };
@@ -72,7 +75,8 @@ impl Node {
         log::warn!("lost the replication stream of the local server: {reason}");
         match &mut self.local {
             Local::Leading(leading) | Local::Draining(leading) if resumable => {
-                leading.reopen_at_us = Some(world.now_us() + REOPEN_PAUSE_US);
+                leading.reopen_at_us = Some(world.now_us() + leading.reopen_pause_us);
+                leading.reopen_pause_us = (leading.reopen_pause_us * 2).min(MAX_REOPEN_PAUSE_US);
             }
             Local::Leading(leading) => {
                 world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });
@@ -101,7 +105,9 @@ impl Node {
             result = leading.capture.feed(bytes, &mut pieces);
             *result.as_ref().unwrap_or(&0)
         });
-        result?;
+        if result? > 0 {
+            leading.reopen_pause_us = REOPEN_PAUSE_US;
+        }
         if now_us >= leading.acknowledge_at_us {
             leading.acknowledge_at_us = now_us + ACKNOWLEDGE_PERIOD_US;
             world.capture_acknowledge(leading.capture.offset());
@@ -119,6 +125,10 @@ impl Node {
     /// its batches were executed, so its commit confirms leadership for them as well.
     fn propose<W: World>(&mut self, world: &mut W, pieces: Vec<Piece>) -> Result<(), Fatal> {
         let payloads: Vec<Bytes> = pieces.iter().filter_map(effects).collect();
+        if payloads.iter().any(|payload| payload.len() > MAX_ENTRY_BYTES) {
+            self.give_up(world, "a single command or transaction wrote more than an entry may hold");
+            return Ok(());
+        }
         if !payloads.is_empty() {
             let bytes = payloads.iter().map(|payload| payload.len() as u32).collect();
             let entries: Vec<_> = payloads.into_iter().map(|p| new_entry(0, 0, Kind::Normal, p)).collect();
@@ -129,8 +139,7 @@ impl Node {
             match self.refused.take() {
                 None => leading.executed = last,
                 Some(reason) => {
-                    log::warn!("effects of the local server were not taken into the log: {reason:?}");
-                    leading.dirty = true;
+                    self.give_up(world, &format!("the log took no effects: {reason:?}"));
                     return Ok(());
                 }
             }
@@ -195,6 +204,16 @@ impl Node {
         }
     }
 
+    /// Executed effects will not get into the log: nothing that is held may be answered, and the dataset is rolled
+    /// back. Leadership in the consensus is another matter: the gate opens again when the dataset is the log's.
+    fn give_up<W: World>(&mut self, world: &mut W, reason: &str) {
+        log::error!("closing held clients and rolling back: {reason}");
+        self.leadership_lost(world);
+        if let Local::Draining(leading) = &mut self.local {
+            leading.dirty = true;
+        }
+    }
+
     pub(super) fn leadership_lost<W: World>(&mut self, world: &mut W) {
         match std::mem::replace(&mut self.local, Local::fresh()) {
             Local::Leading(leading) => {
@@ -218,7 +237,11 @@ impl Node {
         };
         world.capture_stop();
         let clean = !leading.dirty && leading.capture.is_empty();
-        let holds = clean.then(|| Holds { index: leading.executed, offset: leading.capture.offset() });
+        let holds = clean.then(|| Holds {
+            replid: leading.replid.clone(),
+            index: leading.executed,
+            offset: leading.capture.offset(),
+        });
         log::info!(
             "leadership {} ended after entry {}; the dataset {}",
             leading.epoch,

@@ -15,12 +15,21 @@ use super::feed::Feed;
 use crate::consensus::Index;
 
 /// What the local Redis' dataset is, when that is known exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holds {
+    /// Replication id of the server at that point.
+    pub replid: String,
     /// Last entry of the log whose effects the dataset holds, with all before it.
     pub index: Index,
     /// Replication offset of the server at that point.
     pub offset: u64,
+}
+
+impl Holds {
+    /// Redis asks for the byte after it: not one was executed later.
+    pub fn is_at(&self, replid: &str, wanted: i64) -> bool {
+        self.replid == replid && i64::try_from(self.offset + 1) == Ok(wanted)
+    }
 }
 
 /// Redis is a replica of this node, or about to become one.
@@ -32,6 +41,10 @@ pub struct Following {
     pub holds: Option<Holds>,
     /// When the link must be given a PING.
     pub ping_at_us: u64,
+    /// Committed entries wait for `chunk_at_us`.
+    pub chunk_due: bool,
+    /// The next chunk is sent at this time or later.
+    pub chunk_at_us: u64,
 }
 
 /// Redis is a master, and its effects are read by this node.
@@ -48,6 +61,8 @@ pub struct Leading {
     pub dirty: bool,
     /// The link is down and must be opened again at this time.
     pub reopen_at_us: Option<u64>,
+    /// How long the next pause before opening it will be.
+    pub reopen_pause_us: u64,
     pub acknowledge_at_us: u64,
 }
 
@@ -78,7 +93,12 @@ impl Local {
 
     pub fn deadline_us(&self) -> u64 {
         match self {
-            Local::Following(Following { feed: Some(_), connected: true, ping_at_us, .. }) => *ping_at_us,
+            Local::Following(following) if following.feed.is_some() && following.connected => {
+                match following.chunk_due {
+                    true => following.ping_at_us.min(following.chunk_at_us),
+                    false => following.ping_at_us,
+                }
+            }
             Local::Leading(leading) | Local::Draining(leading) => {
                 leading.acknowledge_at_us.min(leading.reopen_at_us.unwrap_or(u64::MAX))
             }

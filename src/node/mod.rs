@@ -205,7 +205,10 @@ impl Node {
         payload: &Bytes,
     ) -> Result<(), Fatal> {
         match wire::decode(kind, header, payload) {
-            Ok((message, entries)) => self.step(world, Input::Receive { from, message }, &entries),
+            Ok((message, entries)) => {
+                log::trace!("from node {from}: {message:?}");
+                self.step(world, Input::Receive { from, message }, &entries)
+            }
             Err(error) => {
                 log::warn!("dropped a message of node {from}: {error}");
                 self.reports.bad_frames += 1;
@@ -272,7 +275,7 @@ impl Node {
                 self.reports.committed(index, world.now_us());
                 self.changes_committed(world, index);
             }
-            Output::ReadReady { id, .. } => self.confirmed_read = id,
+            Output::ReadReady { id, .. } => self.confirmed_read = self.confirmed_read.max(id),
             Output::ReadFailed { .. } => {} // the leadership that the reads belong to is over: see `Changed`
             Output::Changed { role, term, leader } => self.on_changed(world, role, term, leader),
             Output::MembershipChanged { .. } => self.dial(world),
@@ -290,6 +293,7 @@ impl Node {
             }
             _ => Vec::new(),
         };
+        log::trace!("to node {to}: {message:?}");
         world.send(to, wire::encode(message, &entries));
         Ok(())
     }

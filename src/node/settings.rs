@@ -97,6 +97,8 @@ pub enum SettingsError {
          ({request_timeout_ms} ms): one lost heartbeat would start an election"
     )]
     ElectionTimeoutTooShort { election_timeout_ms: u64, request_timeout_ms: u64 },
+    #[error("{name} {value} is not supported yet: leave it at its default")]
+    NotSupported { name: &'static str, value: &'static str },
 }
 
 impl Setting {
@@ -201,6 +203,17 @@ impl Settings {
     pub fn validate(&self) -> Result<(), SettingsError> {
         for setting in SETTINGS {
             setting.check(&setting.read(self))?;
+        }
+        // Accepting what has no effect would be a silent difference.
+        for (asked, name, value) in [
+            (!self.persist, "persist", "no"),
+            (self.read_lease, "read-lease", "yes"),
+            (self.follower_proxy, "follower-proxy", "yes"),
+            (self.tls_enabled, "tls-enabled", "yes"),
+        ] {
+            if asked {
+                return Err(SettingsError::NotSupported { name, value });
+            }
         }
         if self.election_timeout_ms <= self.request_timeout_ms.saturating_mul(2) {
             return Err(SettingsError::ElectionTimeoutTooShort {

@@ -37,7 +37,8 @@ impl Blocked {
 pub fn run(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
     let words = resolve_ids(ctx, command);
     let texts: Vec<Text> = words.iter().map(|word| word.0).collect();
-    match try_now(ctx, state, &texts, !wait::is_possible(ctx)) {
+    let on_nothing = if wait::is_possible(ctx) { OnNothing::Block } else { OnNothing::Answer };
+    match try_now(ctx, state, &texts, on_nothing) {
         Tried::Answered => ffi::OK,
         Tried::Empty => match timeout_ms(&texts) {
             // The try would have said so if the timeout were invalid.
@@ -52,10 +53,21 @@ enum Tried {
     Empty,
 }
 
-/// `answer_empty`: "nothing there" is an answer as well.
-fn try_now(ctx: Context, state: &MainThread, command: &[Text], answer_empty: bool) -> Tried {
+/// What a try does with a reply that serves nothing.
+#[derive(PartialEq, Eq)]
+enum OnNothing {
+    /// The last try: the client gets it.
+    Answer,
+    /// The first try: an error is the client's, nil means that it waits.
+    Block,
+    /// A later try: the client goes on waiting.
+    Wait,
+}
+
+fn try_now(ctx: Context, state: &MainThread, command: &[Text], on_nothing: OnNothing) -> Tried {
     match data::call(ctx, command) {
-        Ok(reply) if reply.is_null() && !answer_empty => return Tried::Empty,
+        Ok(reply) if reply.is_null() && on_nothing != OnNothing::Answer => return Tried::Empty,
+        Ok(reply) if reply.is_error() && on_nothing == OnNothing::Wait => return Tried::Empty,
         Ok(reply) => {
             // Only now it is known that it took something; an XREADGROUP may have made a consumer.
             state.gate.wrote();
@@ -96,7 +108,8 @@ unsafe extern "C" fn ready(ctx: Context, _: *mut Text, _: c_int) -> c_int {
     if !state.gate.is_open() {
         return ffi::ERR;
     }
-    match try_now(ctx, state, &attempt_words(ctx), false) {
+    // A key that became another type serves nobody; natively, too, the client goes on waiting.
+    match try_now(ctx, state, &attempt_words(ctx), OnNothing::Wait) {
         Tried::Answered => ffi::OK,
         Tried::Empty => ffi::ERR,
     }
@@ -108,7 +121,7 @@ unsafe extern "C" fn timed_out(ctx: Context, _: *mut Text, _: c_int) -> c_int {
     let texts = attempt_words(ctx);
     if state.gate.is_open() {
         // The last try gives the right kind of nothing.
-        try_now(ctx, state, &texts, true);
+        try_now(ctx, state, &texts, OnNothing::Answer);
         return ffi::OK;
     }
     let raft = [&[state.words.raft.0][..], &texts].concat();
@@ -168,7 +181,7 @@ fn resolve_ids(ctx: Context, command: &[Text]) -> Vec<OwnedText> {
 fn last_id(ctx: Context, key: Text) -> String {
     use super::command_table::Tree;
     let stream = OwnedText::new(b"STREAM");
-    let info = ffi::call_vector(ctx, c"XINFO", c"ECv", &[stream.0, key]);
+    let info = ffi::call_vector(ctx, c"XINFO", c"Ev", &[stream.0, key]);
     let Some(Tree::Array(fields)) = info.filter(|reply| !reply.is_error()).map(|reply| reply.tree()) else {
         return "0-0".to_string();
     };

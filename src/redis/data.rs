@@ -170,12 +170,13 @@ pub unsafe extern "C" fn debug_command(ctx: Context, argv: *mut Text, argc: c_in
     }
     let command = &words[2..];
     let second = command.get(1).map(|word| ffi::bytes(*word));
-    let class = main_thread::get().table.borrow().classify(ffi::bytes(command[0]), second, command.len());
+    let state = main_thread::get();
+    let class = state.table.borrow().classify(ffi::bytes(command[0]), second, command.len());
     match class {
-        Class::Read => match call(ctx, command) {
+        Class::Read => state.gate.shield(ffi::client_id(ctx), || match call(ctx, command) {
             Ok(reply) => reply.forward(ctx),
             Err(message) => ffi::reply_error(ctx, &message),
-        },
+        }),
         Class::Unknown => refuse_unknown(ctx, command),
         _ => ffi::reply_error(ctx, "ERR RAFT.DEBUG EXEC runs commands that only read"),
     }

@@ -42,7 +42,9 @@ pub unsafe extern "C" fn run(command: Filtered) {
             state.access.acl_command(second.unwrap_or_default())
         }
         Class::Local if name.eq_ignore_ascii_case(b"exec") => state.access.exec(),
-        Class::Local if is_pause(name, second) => insert(command, &state.words.denied),
+        Class::Local if name.eq_ignore_ascii_case(b"client") && is_refused_client_command(command, count) => {
+            insert(command, &state.words.denied)
+        }
         Class::Unknown | Class::Local | Class::Shutdown | Class::ReplConf => {}
         Class::Read | Class::Write | Class::Blocking { .. } | Class::Wait => {
             insert(command, &state.words.raft)
@@ -62,9 +64,16 @@ pub unsafe extern "C" fn run(command: Filtered) {
 }
 
 /// CLIENT PAUSE stops the feed as well (its commands would be filtered twice), and a server must not replicate
-/// anything while clients are paused: the mark of a batch would end the process.
-fn is_pause(name: &[u8], second: Option<&[u8]>) -> bool {
-    name.eq_ignore_ascii_case(b"client") && second.is_some_and(|word| word.eq_ignore_ascii_case(b"pause"))
+/// anything while clients are paused: the mark of a batch would end the process. CLIENT TRACKING without BCAST
+/// remembers keys by the client that read them, and a wrapped command is read by the module: it would never tell.
+fn is_refused_client_command(command: Filtered, count: c_int) -> bool {
+    let is =
+        |position: c_int, word: &[u8]| ffi::bytes(argument(command, position)).eq_ignore_ascii_case(word);
+    match count {
+        0 | 1 => false,
+        _ if is(1, b"pause") => true,
+        _ => count > 2 && is(1, b"tracking") && is(2, b"on") && !(3..count).any(|i| is(i, b"bcast")),
+    }
 }
 
 fn capture_psync(state: &MainThread, command: Filtered) {

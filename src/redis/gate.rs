@@ -105,6 +105,16 @@ impl Gate {
         }
     }
 
+    /// Runs `work` for a client that is not held: while a slow script runs, the server must not read from it.
+    pub fn shield<T>(&self, client: u64, work: impl FnOnce() -> T) -> T {
+        symbols::protect(client);
+        let result = work();
+        if !self.held.borrow().contains_key(&client) {
+            symbols::unprotect(client);
+        }
+        result
+    }
+
     pub fn after_sleep(&self) {
         self.slept.set(false);
     }

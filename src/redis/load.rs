@@ -221,7 +221,7 @@ fn register_commands(ctx: Context) -> Result<(), String> {
     ffi::create_command(ctx, c"RAFT.NODE", admin::node_command, admin_flags)?;
     ffi::create_command(ctx, c"RAFT.INFO", topology::info_command, admin_flags)?;
     ffi::create_command(ctx, c"RAFT.DEBUG", data::debug_command, admin_flags)?;
-    let no_auth = c"admin no-auth allow-stale allow-loading deny-script";
+    let no_auth = c"admin no-auth no-monitor no-slowlog allow-stale allow-loading deny-script";
     ffi::create_command(ctx, c"RAFT.CAPTURE", capture_command, no_auth)
 }
 

@@ -45,6 +45,8 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
 
 /// While the server loads its own RDB at start, it cannot change its role.
 const LOADING_PAUSE_MS: i64 = 20;
+/// After a REPLICAOF that failed.
+const RETRY_PAUSE_MS: i64 = 500;
 /// An administrator's answer is on its way from the raft thread.
 const ANSWER_PAUSE_MS: i64 = 1;
 
@@ -75,7 +77,11 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
     }
     if let Err(error) = ffi::call(ctx, &["REPLICAOF", "127.0.0.1", &port.to_string()]) {
         // Without the feed this node can only vote; that is worth more than a dead process.
-        log::error!("cannot become a replica of the raft log: {error}");
+        log::error!("cannot become a replica of the raft log, trying again: {error}");
+        // SAFETY: as above.
+        unsafe {
+            ffi::api!(RedisModule_CreateTimer)(ctx, RETRY_PAUSE_MS, Some(follow_later), port_data(port))
+        };
     }
     // A pause that reached into following would hold up the feed itself, which is a client as well.
     state.pause_due.set(false);

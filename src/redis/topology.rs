@@ -72,7 +72,7 @@ pub unsafe extern "C" fn denied_command(ctx: Context, argv: *mut Text, argc: c_i
         b"debug" => {
             "ERR not supported: this DEBUG subcommand would change one node's dataset behind raft's back"
         }
-        b"client" => "ERR not supported: CLIENT PAUSE would stop the log on this node",
+        b"client" => "ERR not supported: CLIENT PAUSE would stop the log on this node, and CLIENT TRACKING works with BCAST only",
         _ => "ERR not supported: replication is managed by raft",
     };
     ffi::reply_error(ctx, reason)
