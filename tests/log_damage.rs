@@ -3,12 +3,14 @@
 
 mod log_support;
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use log_support::*;
+use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Map, Mode};
 use redisraft::log::record::RecordType;
 use redisraft::log::{HardState, Identity, LogError, Reader, WriteRequest};
 
@@ -190,7 +192,10 @@ fn a_cut_at_every_512_bytes() {
         for (path, bytes) in &sample.files.0 {
             for length in (0..bytes.len()).step_by(512) {
                 let what = || format!("{} cut at {length}", path.display());
-                sample.judge(sample.files.with(path, |bytes| bytes.truncate(length)), &what);
+                let outcome = sample.judge(sample.files.with(path, |bytes| bytes.truncate(length)), &what);
+                // Every segment in use says how long it is.
+                let in_use = kind_of(path) == "log" && length >= 4096 && bytes[0] != 0;
+                assert!(!in_use || outcome == Outcome::Corrupt(path.clone()), "{}: {outcome:?}", what());
                 let what = || format!("{} zeros from {length}", path.display());
                 sample.judge(sample.files.with(path, |bytes| bytes[length..].fill(0)), &what);
             }
@@ -325,6 +330,96 @@ fn a_reader_beside_a_writer_sees_no_damage() {
     }
     scans.fetch_or(1 << 63, Ordering::Relaxed);
     reader.join().expect("reader");
+}
+
+/// A disk whose segment 1 is seen half-written at first.
+struct FlickeringDisk {
+    disk: MemoryDisk,
+    map: Map,
+}
+
+struct FlickeringFile(FileHandle, Map);
+
+impl Disk for FlickeringDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_directory(path)
+    }
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_directory(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(path)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        self.disk.exists(path)
+    }
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
+        let file = self.disk.open(path, mode)?;
+        let flickers = path.ends_with("0000000001.log");
+        Ok(if flickers { Arc::new(FlickeringFile(file, self.map.clone())) } else { file })
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        self.disk.lock(path)
+    }
+}
+
+impl DiskFile for FlickeringFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(bytes, offset)
+    }
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        self.0.allocate(length)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+    fn map(&self) -> io::Result<Map> {
+        Ok(self.1.clone())
+    }
+}
+
+#[test]
+fn what_looks_damaged_is_looked_at_again() {
+    let sample = sample(true);
+    let (_, good) = sample.logs().next().expect("segment 1");
+    let mut half = good.to_vec();
+    half[4096 + 100] ^= 1;
+    // One look at the header, one at the records; the third finds all written. Or none ever does.
+    for (looks, damaged) in [(2, false), (100, true)] {
+        let map = Flickering::map(looks, half.clone(), good.to_vec());
+        let disk = FlickeringDisk { disk: sample.files.clone(), map };
+        let reader = Reader::open_on(Arc::new(disk), &sample.path).expect("META");
+        assert_eq!(reader.scan(&mut |_| ControlFlow::Continue(())).is_err(), damaged);
+    }
+}
+
+#[test]
+fn a_segment_with_another_predecessor_is_refused() {
+    let root = fast_directory();
+    let directories = [root.path().join("1"), root.path().join("2")];
+    for (directory, term) in directories.iter().zip(1..) {
+        Harness::create(directory).append(term, 6, 1000).expect("append");
+    }
+    for file in ["0000000002.log", "0000000002.idx"] {
+        std::fs::copy(directories[1].join(file), directories[0].join(file)).expect("copy");
+    }
+    let error = Harness::open(&directories[0]).err().expect("refused");
+    assert!(matches!(&error, LogError::Foreign { file, .. } if file.ends_with("0000000002.log")), "{error}");
 }
 
 #[test]

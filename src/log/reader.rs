@@ -284,7 +284,7 @@ struct Walk<'r> {
 impl Walk<'_> {
     fn run(&mut self, end: &mut ScanEnd, visit: &mut Visitor) -> Result<SegmentEnd, LogError> {
         self.check_succession(end)?;
-        let bytes: &[u8] = (*self.segment.map).as_ref();
+        let mut bytes: &[u8] = (*self.segment.map).as_ref();
         let header_crc = self.header.prev_crc;
         let mut scanner = Scanner::new(self.header.salt, SEGMENT_HEADER_BYTES as u64, header_crc);
         let mut index_intact =
@@ -318,6 +318,7 @@ impl Walk<'_> {
                         break;
                     }
                     retries += 1;
+                    bytes = (*self.segment.map).as_ref();
                 }
             }
         }

@@ -7,6 +7,7 @@ pub mod promise;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -257,6 +258,27 @@ impl DiskFile for HookedFile {
     }
     fn map(&self) -> io::Result<Map> {
         self.hook.call("map", || self.file.map(), || ())
+    }
+}
+
+/// Bytes of a file that looks damaged at first: what a reader beside a writer may see.
+pub struct Flickering {
+    looks: AtomicU64,
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Flickering {
+    /// The first `looks` see `before`.
+    pub fn map(looks: u64, before: Vec<u8>, after: Vec<u8>) -> Map {
+        Arc::new(Flickering { looks: AtomicU64::new(looks), before, after })
+    }
+}
+
+impl AsRef<[u8]> for Flickering {
+    fn as_ref(&self) -> &[u8] {
+        let left = self.looks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |looks| looks.checked_sub(1));
+        left.map_or(&self.after, |_| &self.before)
     }
 }
 

@@ -45,6 +45,9 @@ impl Promise {
         assert!(untouched || begun, "{what}: {found:?}, promised {:?}", self.entries);
         let hard_state = harness.log.hard_state();
         assert!([self.hard_state, settled.hard_state].contains(&hard_state), "{what}: {hard_state:?}");
+        if !untouched {
+            assert_eq!(hard_state, settled.hard_state, "{what}: term and vote come before entries");
+        }
         drop(harness);
         let mut harness = Harness::open(directory).unwrap_or_else(|error| panic!("{what}, again: {error}"));
         assert_eq!(contents(&harness.log), found, "{what}: the second start finds what the first found");
