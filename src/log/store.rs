@@ -32,6 +32,8 @@ pub struct Log {
     /// In order of sequence, without gaps.
     segments: Vec<Arc<SegmentView>>,
     last_request: u64,
+    /// Something was enqueued that the sync thread was not woken for.
+    unstarted: bool,
     shared: Arc<Shared>,
     sync_thread: Option<JoinHandle<()>>,
     /// Released after the threads have ended.
@@ -130,6 +132,7 @@ impl Log {
             table,
             segments: views,
             last_request: 0,
+            unstarted: false,
             shared,
             sync_thread: Some(sync_thread),
             _lock: lock,
@@ -167,6 +170,23 @@ impl Log {
     /// Panics if the request breaks the caller's contract: ids increase (the first is at least 1), entries continue
     /// the log, terms do not fall, a vote is not changed within its term, payloads are at most `MAX_ENTRY_BYTES` long.
     pub fn submit(&mut self, request: WriteRequest) {
+        self.enqueue(request);
+        self.start_writing();
+    }
+
+    /// Lets the sync thread begin with what was enqueued.
+    pub fn start_writing(&mut self) {
+        if std::mem::take(&mut self.unstarted) {
+            self.shared.wake();
+        }
+    }
+
+    /// As `submit`, but the write may wait for `start_writing`: a leader first sends the entries to its followers,
+    /// whose way to the disk is the longer one.
+    ///
+    /// # Panics
+    /// As `submit`.
+    pub fn enqueue(&mut self, request: WriteRequest) {
         assert!(request.id > self.last_request, "request {} after {}", request.id, self.last_request);
         self.last_request = request.id;
         if let Some(hard_state) = request.hard_state {
@@ -181,7 +201,7 @@ impl Log {
             assert!(entry.payload.len() <= MAX_ENTRY_BYTES, "an entry of {} bytes", entry.payload.len());
             self.table.push(request.id, entry);
         }
-        self.shared.submit(Work { request, term_left });
+        self.unstarted |= self.shared.submit(Work { request, term_left });
     }
 
     /// Id of the last request that is durable, 0 at first. An error is final: no later request is ever

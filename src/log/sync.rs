@@ -55,17 +55,21 @@ impl Shared {
         }
     }
 
-    /// Hands a request over; after a failure it is dropped, as it can never be acknowledged.
-    pub fn submit(&self, work: Work) {
+    /// Hands a request over; after a failure it is dropped, as it can never be acknowledged. True: the thread may be
+    /// asleep. (It looks at the queue before it sleeps: it has to be woken only by the first.)
+    #[must_use]
+    pub fn submit(&self, work: Work) -> bool {
         if self.failure.get().is_some() {
-            return;
+            return false;
         }
         let mut queue = lock(&self.queue);
         queue.work.push_back(work);
-        // The thread looks at the queue before it sleeps: it has to be woken only by the first.
-        if queue.work.len() == 1 {
-            self.wake.notify_one();
-        }
+        queue.work.len() == 1
+    }
+
+    /// Not while the lock is held: the thread needs it at once.
+    pub fn wake(&self) {
+        self.wake.notify_one();
     }
 
     pub fn durable(&self) -> Result<u64, LogError> {

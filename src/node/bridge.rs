@@ -151,6 +151,8 @@ pub struct Bridge {
     released_epoch: AtomicU64,
     /// What the local Redis holds, as `RAFT.APPLIED` said.
     applied: AtomicU64,
+    /// See [`Bridge::read_barrier`].
+    round_under_way: AtomicBool,
     /// The raft thread wants to know when `applied` gets here.
     applied_wanted: AtomicU64,
     status: Mutex<Arc<Status>>,
@@ -167,6 +169,7 @@ impl Bridge {
             released: AtomicU64::new(0),
             released_epoch: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            round_under_way: AtomicBool::new(false),
             applied_wanted: AtomicU64::new(u64::MAX),
             status: Mutex::new(Arc::new(Status::default())),
         }
@@ -176,6 +179,19 @@ impl Bridge {
 
     pub fn tell_raft(&self, message: ToRaft) {
         self.to_raft.push(message);
+        self.wake_raft();
+    }
+
+    /// A batch has only read. While the raft thread waits for the answers to a round of reads it is not woken: the
+    /// next round cannot begin before they come, and they wake it.
+    pub fn read_barrier(&self, epoch: Epoch, sequence: u64) {
+        self.to_raft.push(ToRaft::ReadBarrier { epoch, sequence });
+        if !self.round_under_way.load(Ordering::SeqCst) {
+            self.wake_raft();
+        }
+    }
+
+    fn wake_raft(&self) {
         if self.to_raft.must_wake() {
             (self.wake_raft)();
         }
@@ -200,9 +216,7 @@ impl Bridge {
         self.applied.store(index, Ordering::SeqCst);
         if index >= self.applied_wanted.load(Ordering::SeqCst) {
             self.applied_wanted.store(u64::MAX, Ordering::SeqCst);
-            if self.to_raft.must_wake() {
-                (self.wake_raft)();
-            }
+            self.wake_raft();
         }
     }
 
@@ -211,6 +225,14 @@ impl Bridge {
     }
 
     // Raft thread.
+
+    /// Says whether answers to a round of reads are awaited. True: something came meanwhile without a wake-up, and
+    /// the raft thread must look again before it sleeps.
+    #[must_use]
+    pub fn set_round_under_way(&self, under_way: bool) -> bool {
+        let before = self.round_under_way.swap(under_way, Ordering::SeqCst);
+        before && !under_way && !self.to_raft.lock().is_empty()
+    }
 
     pub fn take_for_raft(&self, into: &mut Vec<ToRaft>) {
         self.to_raft.taking();
@@ -292,6 +314,21 @@ mod tests {
         assert_eq!((got, bridge.released(3), bridge.released(2)), (vec![ToMain::LeaderChanged], 2, 0));
         bridge.release(3);
         assert_eq!(main.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_read_barrier_wakes_unless_a_round_is_under_way_and_is_never_forgotten() {
+        let (bridge, raft, _) = counted();
+        bridge.read_barrier(1, 1);
+        let mut got = Vec::new();
+        bridge.take_for_raft(&mut got);
+        assert!(!bridge.set_round_under_way(true));
+        bridge.read_barrier(1, 2);
+        assert_eq!((raft.load(Ordering::SeqCst), got.len()), (1, 1));
+        assert!(bridge.set_round_under_way(false), "the second barrier came without a wake-up");
+        bridge.take_for_raft(&mut got);
+        assert!(!bridge.set_round_under_way(false));
+        assert_eq!(got.len(), 2);
     }
 
     #[test]

@@ -214,7 +214,13 @@ impl Node {
         }
     }
 
+    /// Answers to a round of reads are awaited: later reads need not wake this thread.
+    pub fn read_round_is_under_way(&self) -> bool {
+        matches!(self.local, Local::Leading(_)) && self.confirmed_read < self.last_read
+    }
+
     pub(super) fn leadership_lost<W: World>(&mut self, world: &mut W) {
+        self.confirmed_read = self.last_read; // whoever waited for a confirmation is failed
         match std::mem::replace(&mut self.local, Local::fresh()) {
             Local::Leading(leading) => {
                 world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });

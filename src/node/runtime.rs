@@ -83,9 +83,9 @@ impl Runtime {
         if let Some(Found(log)) = self.found.take() {
             self.start_node(log)?;
         }
-        let (mut events, mut messages) = (Vec::new(), Vec::new());
+        let (mut events, mut messages, mut look_again) = (Vec::new(), Vec::new(), false);
         while !self.stop {
-            let timeout = self.timeout();
+            let timeout = if look_again { Some(Duration::ZERO) } else { self.timeout() };
             if let Err(error) = self.world.links.poll(Instant::now(), timeout, &mut events) {
                 log::error!("waiting for events failed: {error}");
                 std::thread::sleep(Duration::from_millis(10)); // out of memory or descriptors: not a busy loop
@@ -99,7 +99,9 @@ impl Runtime {
             }
             self.on_joined()?;
             self.turn()?;
-            self.world.links.flush();
+            self.world.flush();
+            let under_way = self.node.as_ref().is_some_and(Node::read_round_is_under_way);
+            look_again = self.world.bridge.set_round_under_way(under_way);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@
 //! expiry) is a writing one.
 
 use super::{ffi, symbols};
-use crate::node::bridge::{Bridge, Epoch, ToRaft, FINAL_SEQUENCE};
+use crate::node::bridge::{Bridge, Epoch, FINAL_SEQUENCE};
 use crate::node::report::latency_of;
 use crate::node::status::GateStats;
 use hdrhistogram::Histogram;
@@ -133,7 +133,7 @@ impl Gate {
         let epoch = self.epoch.get();
         match self.wrote.take() {
             true => mark(ctx, epoch, sequence),
-            false => bridge.tell_raft(ToRaft::ReadBarrier { epoch, sequence }),
+            false => bridge.read_barrier(epoch, sequence),
         }
     }
 

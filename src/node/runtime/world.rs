@@ -45,6 +45,14 @@ impl RealWorld {
         self.log.as_mut().map_or(Ok(0), |log| log.durable())
     }
 
+    /// Sends what was queued, then lets the disk begin with what was queued for it.
+    pub fn flush(&mut self) {
+        self.links.flush();
+        if let Some(log) = &mut self.log {
+            log.start_writing();
+        }
+    }
+
     pub fn configure(&mut self, settings: &Settings) {
         if let Some(log) = &mut self.log {
             log.set_fsync(settings.log_fsync);
@@ -96,7 +104,7 @@ impl World for RealWorld {
     }
 
     fn submit(&mut self, request: WriteRequest) {
-        self.log.as_mut().expect("a node has a log").submit(request);
+        self.log.as_mut().expect("a node has a log").enqueue(request);
     }
 
     fn read(&self, index: u64) -> Result<Entry, LogError> {
