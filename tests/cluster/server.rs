@@ -201,7 +201,7 @@ impl Server {
         if self.setup.account == Account::Own {
             return library;
         }
-        let copy = std::env::temp_dir().join(format!("redisraft-test-{}.so", std::process::id()));
+        let copy = self.log.with_extension("so");
         fs::copy(&library, &copy).expect("a copy of the module for another account");
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("permissions of the copy");
         copy
@@ -362,6 +362,7 @@ impl Drop for Server {
             eprintln!("--- log of the server at {}\n{}", self.port(), self.log_tail(60));
         }
         let _ = fs::remove_file(&self.log);
+        let _ = fs::remove_file(self.log.with_extension("so"));
     }
 }
 
