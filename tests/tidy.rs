@@ -63,9 +63,12 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 /// The modules of the crate that a file of `room` names, by absolute paths or by climbing out with `super`.
 fn named_modules(path: &str, text: &str) -> Vec<String> {
     let depth = path.split('/').count() - 2 - usize::from(path.ends_with("/mod.rs"));
-    let climb = "super::".repeat(depth + 1);
+    let mut climb = "super::".repeat(depth + 1);
     let mut named = Vec::new();
     for line in text.lines().map(code) {
+        if line == "mod tests {" {
+            climb.push_str("super::"); // to the end of the file, one module deeper
+        }
         for prefix in ["crate::", &climb] {
             for (position, _) in line.match_indices(prefix) {
                 let before = &line[..position];

@@ -1,3 +1,5 @@
+//! Elections: pre-votes, votes, stickiness, fast failover.
+
 use super::*;
 
 fn vote(last: Position) -> Body {

@@ -1,3 +1,5 @@
+//! A follower: what it takes, refuses, acknowledges and commits.
+
 use super::*;
 
 fn follower(term: Term, terms: &[Term]) -> Bench {

@@ -1,3 +1,5 @@
+//! A leader: commits, its quorum, membership, transfer.
+
 use super::*;
 
 fn refused(reason: Refusal) -> [Output; 1] {

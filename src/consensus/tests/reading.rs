@@ -1,3 +1,5 @@
+//! Reads: rounds, and what confirms them.
+
 use super::*;
 
 fn ready(outputs: &[Output]) -> Option<(u64, Index)> {

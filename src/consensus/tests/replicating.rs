@@ -1,3 +1,5 @@
+//! Replication: the window, probing, backtracking.
+
 use super::*;
 
 /// Index ranges of the entries in the messages to `peer`; an empty message is (prev + 1, prev).
