@@ -109,19 +109,15 @@ fn print(
     let Record { record_type, header, payload, .. } = read.record;
     let name = type_name(record_type);
     writeln!(output, "{} term {} {name} {} bytes", header.index, header.term, header.length)?;
-    match record_type {
-        RecordType::Membership => writeln!(output, "    {}", effects::text_or_hex(payload)),
-        _ => {
-            let (commands, rest) = effects::parse(payload);
-            for command in commands {
-                writeln!(output, "    {}", effects::command_line(&command))?;
-            }
-            if !rest.is_empty() {
-                writeln!(output, "    (no command) {}", effects::quote(rest))?;
-            }
-            Ok(())
-        }
+    // Effects are commands, and so are the members: `MEMBER <id> voter|learner <address> <peer address>`.
+    let (commands, rest) = effects::parse(payload);
+    for command in commands {
+        writeln!(output, "    {}", effects::command_line(&command))?;
     }
+    if !rest.is_empty() {
+        writeln!(output, "    (no command) {}", effects::quote(rest))?;
+    }
+    Ok(())
 }
 
 fn type_name(record_type: RecordType) -> &'static str {
@@ -182,22 +178,16 @@ fn json_of(read: &ReadRecord, superseded: bool, with_payload: bool) -> Value {
     fields.insert("payload_bytes".into(), json!(header.length));
     fields.insert("payload_crc".into(), json!(format!("{payload_crc:08x}")));
     fields.insert("truncated".into(), json!(superseded));
-    match record_type {
-        RecordType::Membership if with_payload => {
-            fields.insert("membership".into(), effects::json_bytes(payload));
+    if with_payload && record_type != RecordType::NoOp {
+        let (commands, rest) = effects::parse(payload);
+        let commands: Vec<Vec<Value>> = commands
+            .iter()
+            .map(|command| command.iter().map(|argument| effects::json_bytes(argument)).collect())
+            .collect();
+        fields.insert("commands".into(), json!(commands));
+        if !rest.is_empty() {
+            fields.insert("no_command".into(), effects::json_bytes(rest));
         }
-        RecordType::Normal if with_payload => {
-            let (commands, rest) = effects::parse(payload);
-            let commands: Vec<Vec<Value>> = commands
-                .iter()
-                .map(|command| command.iter().map(|argument| effects::json_bytes(argument)).collect())
-                .collect();
-            fields.insert("commands".into(), json!(commands));
-            if !rest.is_empty() {
-                fields.insert("no_command".into(), effects::json_bytes(rest));
-            }
-        }
-        _ => {}
     }
     object
 }

@@ -65,14 +65,6 @@ pub fn command_line(command: &[&[u8]]) -> String {
     command.iter().map(|argument| quote(argument)).collect::<Vec<_>>().join(" ")
 }
 
-/// A payload that is text as it stands, any other in hex.
-pub fn text_or_hex(payload: &[u8]) -> String {
-    match std::str::from_utf8(payload) {
-        Ok(text) if !text.chars().any(char::is_control) => text.to_string(),
-        _ => hex(payload),
-    }
-}
-
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         write!(text, "{byte:02x}").expect("writing to a string");
@@ -111,8 +103,6 @@ mod tests {
     fn bytes_are_quoted_like_redis_does() {
         assert_eq!(quote(b"a\"\\\r\n\t\x07\x08\x00\xff "), r#""a\"\\\r\n\t\a\b\x00\xff ""#);
         assert_eq!(command_line(&[b"SET", b"k"]), r#""SET" "k""#);
-        assert_eq!(text_or_hex(b"voters 1 2"), "voters 1 2");
-        assert_eq!(text_or_hex(b"\x00\x01"), "0001");
         assert_eq!(json_bytes(b"\xff"), json!({ "hex": "ff" }));
     }
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use redisraft::log::{Entry, HardState, Identity, Kind, Log, Options, WriteRequest};
 use serde_json::Value;
 
+const MEMBER: &[u8] =
+    b"*5\r\n$6\r\nMEMBER\r\n$1\r\n5\r\n$5\r\nvoter\r\n$6\r\nhost:1\r\n$10\r\nhost:10001\r\n";
 const SET: &[u8] = b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$4\r\n\x00\"\r\n\r\n";
 
 fn tool(arguments: &[&str]) -> Output {
@@ -50,7 +52,7 @@ fn open_log(directory: &Path) -> Log {
     let mut log = Log::create(directory, identity, options, notify).expect("create");
     let entries = vec![
         Entry::new(1, 2, Kind::NoOp, Bytes::new()),
-        Entry::new(2, 2, Kind::Membership, Bytes::from_static(b"voters 5")),
+        Entry::new(2, 2, Kind::Membership, Bytes::from_static(MEMBER)),
         Entry::new(3, 2, Kind::Normal, Bytes::from_static(b"*1\r\n$4\r\nOOPS\r\n")),
     ];
     let hard_state = Some(HardState { term: 2, vote: Some(5) });
@@ -77,8 +79,8 @@ fn dump_shows_entries_and_their_effects() {
     let set = r#"    "SET" "key" "\x00\"\r\n""#;
     let expected = [
         "1 term 2 no-op 0 bytes",
-        "2 term 2 membership 8 bytes",
-        "    voters 5",
+        "2 term 2 membership 63 bytes",
+        r#"    "MEMBER" "5" "voter" "host:1" "host:10001""#,
         "3 term 3 normal 68 bytes",
         set,
         set,
@@ -96,7 +98,8 @@ fn dump_as_json_loses_nothing() {
     drop(open_log(&path));
     let objects = json_lines(&tool(&["dump", "--json", &name]));
     assert_eq!(objects.len(), 3);
-    assert_eq!(objects[1]["membership"], "voters 5");
+    let member = ["MEMBER", "5", "voter", "host:1", "host:10001"];
+    assert_eq!(objects[1]["commands"], serde_json::json!([member]));
     assert_eq!(objects[2]["commands"][1], serde_json::json!(["SET", "key", "\u{0}\"\r\n"]));
     assert_eq!((&objects[2]["index"], &objects[2]["no_command"]), (&3.into(), &"junk".into()));
     let objects = json_lines(&tool(&["dump", "--json", "--headers", &name]));
