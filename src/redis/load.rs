@@ -60,6 +60,7 @@ fn load(ctx: Context, words: &[Text]) -> Result<(), String> {
     unsafe { configs::register(ctx, &arguments)? };
     let settings = unsafe { configs::load(ctx)? };
     logger::configure(&settings);
+    settings.without_effect().for_each(|name| log::warn!("raft.{name} has no effect yet"));
     let setup = setup(ctx, &settings)?;
     let links = Links::new(LinkConfig {
         peer_listen: listen_addresses(ctx, &settings, &setup.peer_address)?,
