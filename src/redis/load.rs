@@ -312,7 +312,9 @@ fn start(
 fn run(runtime: Runtime) {
     if let Err(fatal) = runtime.run() {
         log::error!("stopping the server: {fatal}");
-        std::process::exit(1);
+        // At once, as a crash would: nothing may be done with a state that is not trusted, not even cleaning up.
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(1) };
     }
 }
 
