@@ -33,6 +33,8 @@ pub mod report;
 pub mod runtime;
 pub mod settings;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use crate::consensus::{
