@@ -20,9 +20,12 @@ fn answers(node: &mut Driven) -> Vec<(u64, Answer)> {
 #[test]
 fn a_new_node_is_told_when_its_entry_is_committed() {
     let mut leader = Driven::leader_of_three();
+    leader.execute(&["SET a 1", "RAFT.MARK 1 1"]);
     add(&mut leader, 77, 9);
     leader.persist();
     assert_eq!(answers(&mut leader), [], "on one disk of three");
+    leader.acknowledge_only(2, 3);
+    assert_eq!((answers(&mut leader), leader.released()), (vec![], 1), "the entry before it is committed");
     leader.acknowledge(3);
     let answers = answers(&mut leader);
     assert!(matches!(answers[..], [(77, Answer::Added { id: 9, .. })]), "{answers:?}");

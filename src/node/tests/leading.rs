@@ -1,6 +1,7 @@
 //! Leading: what is released, and when.
 
 use super::{stream, Driven, OFFSET, REPLID};
+use crate::consensus::Body;
 use crate::node::bridge::ToMain;
 
 #[test]
@@ -151,4 +152,37 @@ fn a_single_node_leads_as_soon_as_its_disk_and_its_server_are_ready() {
     assert_eq!(node.released(), 0, "on no disk");
     node.persist();
     assert_eq!(node.released(), 1);
+}
+
+#[test]
+fn a_second_leadership_begins_anew() {
+    let mut node = Driven::leader_of_three();
+    node.execute(&["SET a 1", "RAFT.MARK 1 1"]);
+    node.persist();
+    node.acknowledge(2);
+    node.node.on_read_barrier(1, 2);
+    node.turn();
+    assert_eq!((node.released(), node.node.read_round_is_under_way()), (1, true));
+    node.depose();
+    node.final_mark(1);
+    let marks = stream(&["SET a 1", "RAFT.MARK 1 1", "RAFT.MARK 1 18446744073709551615"]);
+    node.psync(REPLID, OFFSET + marks.len() as u64 + 1);
+    node.told();
+
+    node.receive(2, 3, Body::TimeoutNow, &[]);
+    node.persist();
+    node.receive(2, 4, Body::VoteReply { granted: true }, &[]);
+    node.persist();
+    node.acknowledge(2);
+    node.world.bridge.set_applied(4);
+    node.turn();
+    assert_eq!(node.told(), [ToMain::Promote { epoch: 2 }]);
+    node.node.on_promoted(&mut node.world, 2, REPLID.to_string(), 900);
+    node.turn();
+    assert_eq!(node.world.bridge.released(2), 0);
+    assert!(!node.node.read_round_is_under_way(), "nobody waits for a round of the leadership before");
+    node.node.on_read_barrier(2, 1);
+    node.turn();
+    node.acknowledge(2);
+    assert_eq!(node.world.bridge.released(2), 1);
 }
