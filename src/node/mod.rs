@@ -188,16 +188,6 @@ impl Node {
         self.dial(world);
     }
 
-    /// Stands for election at once, if this node is the only voter: nobody else could lead.
-    pub fn start_election_if_alone<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
-        let voters = &self.raft.membership().voters;
-        if voters.len() == 1 && voters.contains(&self.id) {
-            let message = Message { term: self.raft.term(), body: Body::TimeoutNow };
-            self.step(world, Input::Receive { from: self.id, message }, &[])?;
-        }
-        Ok(())
-    }
-
     pub fn on_peer_frame<W: World>(
         &mut self,
         world: &mut W,
