@@ -137,3 +137,25 @@ fn the_words_of_the_module_itself_are_refused_to_clients() {
     assert!(cluster.client().run("SET k w").is_ok());
     cluster.wait_converged();
 }
+
+/// While a script is slow the server serves other clients; it must not read from the one whose command it runs.
+#[test]
+fn a_client_whose_script_is_slow_is_not_read_meanwhile() {
+    let _serial = serial(seconds(60));
+    let mut cluster = Cluster::start(1);
+    let leader = cluster.leader();
+    let mut connection = cluster.connect(leader);
+    assert!(connection.run("CONFIG SET busy-reply-threshold 10").is_ok());
+    let script = "local start = os.clock() while os.clock() - start < 0.4 do end return 7";
+    for command in [
+        vec!["EVAL", script, "0"],
+        vec!["EVAL_RO", script, "0"],
+        vec!["RAFT.DEBUG", "EXEC", "EVAL_RO", script, "0"],
+    ] {
+        connection.send(&command).expect("sent");
+        sleep(millis(150));
+        connection.send(&["PING"]).expect("sent");
+        assert_eq!(connection.receive().expect("a reply").text(), "7", "{}", command[0]);
+        assert_eq!(connection.receive().expect("a reply").text(), "PONG", "{}", command[0]);
+    }
+}
