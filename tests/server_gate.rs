@@ -4,6 +4,7 @@
 mod cluster;
 
 use std::thread::sleep;
+use std::time::Instant;
 
 use cluster::{encode, millis, parse_info, seconds, serial, wait_for};
 use cluster::{Cluster, Connection, Fault, Options, Value};
@@ -146,16 +147,18 @@ fn a_client_whose_script_is_slow_is_not_read_meanwhile() {
     let leader = cluster.leader();
     let mut connection = cluster.connect(leader);
     assert!(connection.run("CONFIG SET busy-reply-threshold 10").is_ok());
-    let script = "local start = os.clock() while os.clock() - start < 0.4 do end return 7";
+    let script = "local n = 0 for i = 1, 120000000 do n = n + 1 end return 7";
     for command in [
         vec!["EVAL", script, "0"],
         vec!["EVAL_RO", script, "0"],
         vec!["RAFT.DEBUG", "EXEC", "EVAL_RO", script, "0"],
     ] {
+        let sent = Instant::now();
         connection.send(&command).expect("sent");
-        sleep(millis(150));
+        sleep(millis(100));
         connection.send(&["PING"]).expect("sent");
         assert_eq!(connection.receive().expect("a reply").text(), "7", "{}", command[0]);
+        assert!(sent.elapsed() > millis(150), "the script is not slow: {:?}", sent.elapsed());
         assert_eq!(connection.receive().expect("a reply").text(), "PONG", "{}", command[0]);
     }
 }
