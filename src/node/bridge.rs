@@ -314,6 +314,8 @@ mod tests {
         assert_eq!((got, bridge.released(3), bridge.released(2)), (vec![ToMain::LeaderChanged], 2, 0));
         bridge.release(3);
         assert_eq!(main.load(Ordering::SeqCst), 2);
+        bridge.start_epoch(4);
+        assert_eq!((bridge.released(4), bridge.released(3)), (0, 0), "sequences begin anew");
     }
 
     #[test]

@@ -272,6 +272,17 @@ mod tests {
     }
 
     #[test]
+    fn a_long_transaction_is_one_entry() {
+        let set = command(&format!("SET k {}", "v".repeat(1000)));
+        let sets = set.repeat(2 * ENTRY_TARGET_BYTES / set.len());
+        let bytes = [command("MULTI"), sets, command("EXEC"), command("RAFT.MARK 7 1")].concat();
+        let out = pieces(&bytes);
+        assert!(
+            matches!(&out[..], [Piece::Effects(payload), Piece::Mark(_)] if payload.ends_with(b"EXEC\r\n"))
+        );
+    }
+
+    #[test]
     fn garbage_is_an_error_with_its_offset() {
         let (mut capture, mut out) = (Capture::new(50), Vec::new());
         let bytes = [stream(&["SET a 1"]), b"*1\r\n$x\r\n".to_vec()].concat();

@@ -33,6 +33,8 @@ pub mod report;
 pub mod runtime;
 pub mod settings;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use crate::consensus::{
@@ -184,16 +186,6 @@ impl Node {
     pub fn set_known_members<W: World>(&mut self, world: &mut W, members: Members) {
         self.member_history[0].1 = members;
         self.dial(world);
-    }
-
-    /// Stands for election at once, if this node is the only voter: nobody else could lead.
-    pub fn start_election_if_alone<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
-        let voters = &self.raft.membership().voters;
-        if voters.len() == 1 && voters.contains(&self.id) {
-            let message = Message { term: self.raft.term(), body: Body::TimeoutNow };
-            self.step(world, Input::Receive { from: self.id, message }, &[])?;
-        }
-        Ok(())
     }
 
     pub fn on_peer_frame<W: World>(

@@ -94,9 +94,7 @@ impl Runtime {
         let Identity { cluster_id, node_id, secret } = identity;
         self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
         self.durable = 0;
-        let mut node = Node::new(start, &mut self.world);
-        node.start_election_if_alone(&mut self.world)?;
-        self.node = Some(node);
+        self.node = Some(Node::new(start, &mut self.world));
         Ok(())
     }
 

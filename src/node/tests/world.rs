@@ -1,0 +1,150 @@
+//! The world of paper.
+
+use crate::consensus::NodeId;
+use crate::log::{Entry, LogError, WriteRequest};
+use crate::node::bridge::Bridge;
+use crate::node::report::{LogReport, PeerReport};
+use crate::node::{wire, World};
+use bytes::Bytes;
+
+/// What the local Redis was sent as a replica.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fed {
+    Continue(String),
+    FullResync(String, u64),
+    Bytes(Bytes),
+    Close,
+}
+
+pub struct PaperWorld {
+    pub now_us: u64,
+    pub bridge: Bridge,
+    replids: u64,
+    pub sent: Vec<(NodeId, wire::Encoded)>,
+    pub dialled: Vec<NodeId>,
+    entries: Vec<Entry>,
+    /// Last write taken; it is durable when the test says so.
+    pub submitted: u64,
+    pub fed: Vec<Fed>,
+    pub unsent: usize,
+    /// Bytes of the local Redis' stream that were not consumed.
+    pub captured: Vec<u8>,
+    /// Replication id and first byte wanted, for each time that the capture link was opened.
+    pub captures: Vec<(String, u64)>,
+    pub capture_stops: usize,
+}
+
+impl PaperWorld {
+    pub fn new(entries: Vec<Entry>) -> PaperWorld {
+        PaperWorld {
+            now_us: 1_000_000,
+            bridge: Bridge::new(Box::new(|| {}), Box::new(|| {})),
+            replids: 0,
+            sent: Vec::new(),
+            dialled: Vec::new(),
+            entries,
+            submitted: 0,
+            fed: Vec::new(),
+            unsent: 0,
+            captured: Vec::new(),
+            captures: Vec::new(),
+            capture_stops: 0,
+        }
+    }
+
+    /// Index of the last entry of the log.
+    pub fn last_index(&self) -> u64 {
+        self.entries.len() as u64
+    }
+}
+
+impl World for PaperWorld {
+    fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    fn fresh_replid(&mut self) -> String {
+        self.replids += 1;
+        format!("{:040x}", self.replids)
+    }
+
+    fn bridge(&self) -> &Bridge {
+        &self.bridge
+    }
+
+    fn send(&mut self, to: NodeId, frame: wire::Encoded) {
+        self.sent.push((to, frame));
+    }
+
+    fn set_peers(&mut self, peers: &[(NodeId, String)]) {
+        self.dialled = peers.iter().map(|(id, _)| *id).collect();
+    }
+
+    fn peer_report(&mut self, _: NodeId) -> PeerReport {
+        PeerReport::default()
+    }
+
+    fn rejected_links(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    fn submit(&mut self, request: WriteRequest) {
+        assert!(request.id > self.submitted, "writes come in order");
+        self.submitted = request.id;
+        if let Some(from) = request.truncate_from {
+            self.entries.truncate(from as usize - 1);
+        }
+        for entry in request.entries {
+            assert_eq!(entry.index, self.last_index() + 1, "the log has no holes");
+            assert!(entry.is_intact());
+            self.entries.push(entry);
+        }
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, LogError> {
+        Ok(self.entries[index as usize - 1].clone())
+    }
+
+    fn log_report(&self) -> LogReport {
+        LogReport::default()
+    }
+
+    fn feed_port(&self) -> u16 {
+        7777
+    }
+
+    fn feed_continue(&mut self, replid: &str) {
+        self.fed.push(Fed::Continue(replid.to_string()));
+    }
+
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, _: Bytes) {
+        self.fed.push(Fed::FullResync(replid.to_string(), offset));
+    }
+
+    fn feed_write(&mut self, bytes: Bytes) {
+        self.fed.push(Fed::Bytes(bytes));
+    }
+
+    fn feed_unsent(&self) -> usize {
+        self.unsent
+    }
+
+    fn feed_close(&mut self) {
+        self.fed.push(Fed::Close);
+    }
+
+    fn capture_start(&mut self, replid: &str, next_offset: u64) {
+        self.captures.push((replid.to_string(), next_offset));
+    }
+
+    fn capture_read(&mut self, parse: &mut dyn FnMut(&[u8]) -> usize) {
+        let used = parse(&self.captured);
+        self.captured.drain(..used);
+    }
+
+    fn capture_acknowledge(&mut self, _: u64) {}
+
+    fn capture_stop(&mut self) {
+        self.capture_stops += 1;
+    }
+}
