@@ -181,3 +181,65 @@ fn functions_scripts_and_databases_are_the_same_everywhere() {
     cluster.wait_converged();
     assert_eq!(cluster.local(0, "DBSIZE").text(), "0");
 }
+
+/// Whether the server has a command: those of newer servers are tested where there are any.
+fn knows(client: &mut Client, command: &str) -> bool {
+    match client.run(&format!("COMMAND INFO {command}")).array().first() {
+        Some(Value::Nil) | None => false,
+        Some(_) => true,
+    }
+}
+
+#[test]
+fn fields_of_hashes_expire_for_all_nodes_at_once() {
+    let _serial = serial(seconds(90));
+    let mut cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    if !knows(&mut client, "HPEXPIRE") {
+        eprintln!("this server has no fields that expire: nothing to test");
+        return;
+    }
+    // Rounds on keys that nobody reads: the server's own cycle must expire the fields, on the leader alone.
+    for number in 0..50 {
+        let key = format!("hash:{number}");
+        must(&mut client, &["HSET", &key, "stays", "1", "goes", "2", "goes-too", "3"]);
+        must(&mut client, &["HPEXPIRE", &key, "150", "FIELDS", "2", "goes", "goes-too"]);
+    }
+    wait_for("active expiry of fields on every node", seconds(20), || {
+        (0..3).all(|node| (0..50).all(|n| cluster.local(node, &format!("HLEN hash:{n}")).integer() == 1))
+    });
+    // And the time runs out while nobody leads.
+    must(&mut client, &["HSET", "late", "stays", "1", "goes", "2"]);
+    must(&mut client, &["HPEXPIRE", "late", "400", "FIELDS", "1", "goes"]);
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    std::thread::sleep(millis(450));
+    assert_eq!(client.repeat(&["HGET", "late", "goes"]), Value::Nil, "an expired field was read");
+    cluster.restart(leader);
+    let digest = cluster.wait_converged();
+    (0..3).for_each(|node| cluster.kill(node));
+    (0..3).for_each(|node| cluster.restart(node));
+    assert_eq!(cluster.wait_converged(), digest, "another dataset came out of the same log");
+}
+
+#[test]
+fn vector_sets_hold_the_same_elements_everywhere() {
+    let _serial = serial(seconds(90));
+    let cluster = Cluster::start(3);
+    let mut client = cluster.client();
+    if !knows(&mut client, "VADD") {
+        eprintln!("this server has no vector sets: nothing to test");
+        return;
+    }
+    for number in 0..100 {
+        let (x, name) = (number.to_string(), format!("element-{number}"));
+        let added = must(&mut client, &["VADD", "vectors", "VALUES", "2", &x, "1", &name, "CAS"]);
+        assert_eq!(added.integer(), 1, "{name}");
+    }
+    must(&mut client, &["VREM", "vectors", "element-7"]);
+    let similar = must(&mut client, &["VSIM", "vectors", "ELE", "element-3", "COUNT", "1"]);
+    assert_eq!(similar.array()[0].text(), "element-3");
+    wait_for("every node to hold the elements", seconds(10), || {
+        (0..3).all(|node| cluster.local(node, "VCARD vectors").integer() == 99)
+    });
+}

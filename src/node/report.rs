@@ -87,8 +87,8 @@ pub(super) struct Reports {
     apply: Stage,
     read: Stage,
     published_at_us: u64,
-    /// Numbers of the last published status: publish again when they move.
-    published: (Index, Index, usize),
+    /// Numbers of the last published status, and whether it said `up`: publish again when they move.
+    published: (Index, Index, usize, bool),
     changed: bool,
 }
 
@@ -151,7 +151,8 @@ impl Node {
         let now_us = world.now_us();
         let applied = self.applied_index(world);
         self.reports.applied(applied, now_us);
-        let numbers = (self.raft.last().index, self.raft.commit() + applied, self.members().0.len());
+        let numbers =
+            (self.raft.last().index, self.raft.commit() + applied, self.members().0.len(), self.is_serving());
         self.reports.changed |= numbers != self.reports.published;
         if self.reports.changed && now_us >= self.reports.deadline_us() {
             self.reports.published = numbers;
@@ -166,17 +167,21 @@ impl Node {
         world.bridge().publish(Arc::new(status));
     }
 
-    fn status<W: World>(&self, world: &mut W) -> Status {
-        let leader = self.raft.leader();
-        let serving = match &self.local {
+    /// The local Redis is where the role wants it: a leader's is promoted, a follower's is fed.
+    fn is_serving(&self) -> bool {
+        match &self.local {
             Local::Leading(_) => true,
             Local::Following(Following { feed: Some(_), connected: true, .. }) => {
                 self.raft.role() != Role::Leader
             }
             _ => false,
-        };
+        }
+    }
+
+    fn status<W: World>(&self, world: &mut W) -> Status {
+        let leader = self.raft.leader();
         Status {
-            state: if serving { State::Up } else { State::Loading },
+            state: if self.is_serving() { State::Up } else { State::Loading },
             role: self.raft.role().into(),
             cluster_id: self.cluster_id.clone(),
             node_id: self.id,

@@ -10,6 +10,7 @@ use super::command_table::{blocks, Class};
 use super::ffi::{self, Context, Text};
 use super::gate;
 use super::main_thread::{self, MainThread};
+use super::vector_sets::unthreaded;
 use super::wait;
 use crate::node::status::{State, Status};
 use crate::resp::key_slot;
@@ -92,6 +93,9 @@ fn call_and_hold(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
 
 /// Runs a data command for the calling client. `Err`: it was refused before it ran.
 pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
+    let nothread = &main_thread::get().words.nothread;
+    let unthreaded = unthreaded(command, ffi::bytes, nothread.0);
+    let command = unthreaded.as_deref().unwrap_or(command);
     let name = ffi::bytes(command[0]);
     // The server ends its strings with a zero, so the name is a C string as it stands, if it has no zero within.
     // SAFETY: the byte after a server string's last one belongs to it and is zero.

@@ -284,6 +284,7 @@ fn start(
             psync: OwnedText::new(b"PSYNC"),
             denied: OwnedText::new(b"RAFT.DENIED"),
             topology: OwnedText::new(b"RAFT.TOPOLOGY"),
+            nothread: OwnedText::new(b"NOTHREAD"),
         },
         build: Build {
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -351,7 +352,10 @@ fn subscribe(ctx: Context, wake_fd: c_int) -> Result<(), String> {
     let event = |id: u64, version: u64| raw::RedisModuleEvent { id, dataver: version };
     // SAFETY (all): the callbacks are functions of this module, which is never unloaded.
     unsafe {
-        let keys_gone = (raw::REDISMODULE_NOTIFY_EXPIRED | raw::REDISMODULE_NOTIFY_EVICTED) as c_int;
+        // The expiry of a hash's field (Redis 7.4 and newer) is an event of hashes.
+        let keys_gone = (raw::REDISMODULE_NOTIFY_EXPIRED
+            | raw::REDISMODULE_NOTIFY_EVICTED
+            | raw::REDISMODULE_NOTIFY_HASH) as c_int;
         let registered = [
             ffi::api!(RedisModule_SubscribeToServerEvent)(
                 ctx,

@@ -19,6 +19,7 @@ pub struct Words {
     pub psync: OwnedText,
     pub denied: OwnedText,
     pub topology: OwnedText,
+    pub nothread: OwnedText,
 }
 
 pub struct MainThread {

@@ -23,4 +23,5 @@ mod settings;
 mod symbols;
 mod topology;
 mod transactions;
+pub mod vector_sets;
 mod wait;

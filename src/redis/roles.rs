@@ -178,7 +178,8 @@ pub unsafe extern "C" fn on_event_loop(
 
 const BEFORE_SLEEP: u64 = 0;
 
-/// A key expired or was evicted: a batch that has only read has written after all.
+/// A key expired or was evicted, or a hash changed, which may be a field that expired: a batch that has only read
+/// has written after all.
 pub unsafe extern "C" fn on_key_gone(
     _: Context,
     _: c_int,
