@@ -162,3 +162,34 @@ fn a_client_whose_script_is_slow_is_not_read_meanwhile() {
         assert_eq!(connection.receive().expect("a reply").text(), "PONG", "{}", command[0]);
     }
 }
+
+/// A client that waited for a leader has two who may end that: the leader and its own timer.
+#[test]
+fn a_client_that_waited_for_a_leader_is_answered_once() {
+    const WAIT_MS: u64 = 3000;
+    let _serial = serial(seconds(60));
+    let mut cluster = Cluster::start_with(&Options {
+        module_arguments: vec![format!("leader-wait-ms={WAIT_MS}")],
+        ..Options::default()
+    });
+    let leader = cluster.leader();
+    let alone = cluster.follower();
+    let mut connections: Vec<Connection> = (0..20).map(|_| cluster.connect(alone)).collect();
+    (0..3).filter(|node| *node != alone).for_each(|node| cluster.kill(node));
+    wait_for("the last node to know that nobody leads", seconds(10), || {
+        cluster.field(alone, "raft_leader_id") == "0" || cluster.field(alone, "raft_role") != "follower"
+    });
+    for connection in &mut connections {
+        connection.send(&["GET", "k"]).expect("sent");
+    }
+    cluster.restart(leader);
+    for connection in &mut connections {
+        let reply = connection.receive().expect("a reply");
+        assert!(reply == Value::Nil || reply.is_error("MOVED "), "{reply}");
+    }
+    sleep(millis(WAIT_MS));
+    for connection in &mut connections {
+        assert_eq!(connection.run("ECHO again").text(), "again");
+    }
+    assert!(cluster.server(alone).is_running());
+}
