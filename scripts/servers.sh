@@ -48,18 +48,18 @@ fetch() {
         echo "fetching $name from $suite"
         prepare_suite "$suite"
         rm -rf "$home"
-        mkdir -p "$home/packages" "$home/root"
+        mkdir -p "$home/packages" "$home/tree"
         (cd "$home/packages" && private_apt "$suite" download "${packages[@]}")
-        for package in "$home"/packages/*.deb; do dpkg -x "$package" "$home/root"; done
+        for package in "$home"/packages/*.deb; do dpkg -x "$package" "$home/tree"; done
         rm -r "$home/packages"
-        if compgen -G "$home/root/usr/lib/*/ld-linux-*" >/dev/null; then
-            local found=("$home"/root/usr/lib/*/ld-linux-*)
+        if compgen -G "$home/tree/usr/lib/*/ld-linux-*" >/dev/null; then
+            local found=("$home"/tree/usr/lib/*/ld-linux-*)
             loader=("${found[0]}" --library-path "$(dirname "${found[0]}")" --argv0 "$program")
         fi
         {
             echo '#!/bin/sh'
             printf 'exec'
-            printf ' %q' ${loader[@]+"${loader[@]}"} "$home/root/usr/bin/$program"
+            printf ' %q' ${loader[@]+"${loader[@]}"} "$home/tree/usr/bin/$program"
             echo ' "$@"'
         } >"$home/redis-server.new"
         chmod +x "$home/redis-server.new"
