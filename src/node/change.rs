@@ -2,9 +2,9 @@
 
 use super::bridge::{Answer, Ticket};
 use super::members::{Member, Members};
-use super::{new_entry, Fatal, Node, World};
+use super::{Fatal, Node, World};
 use crate::consensus::{Input, NodeId, Refusal, Role};
-use crate::log::Kind;
+use crate::log::{Entry, Kind};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -157,7 +157,7 @@ impl Node {
     }
 
     fn propose_members<W: World>(&mut self, world: &mut W, members: &Members) -> Result<(), Fatal> {
-        let entry = new_entry(0, 0, Kind::Membership, Bytes::from(members.encode()));
+        let entry = Entry::new(0, 0, Kind::Membership, Bytes::from(members.encode()));
         let (membership, bytes) = (members.membership(), entry.payload.len() as u32);
         self.refused = None;
         self.step(world, Input::ProposeMembership { membership, bytes }, &[entry])

@@ -75,8 +75,9 @@ impl Node {
         };
         let now_us = world.now_us();
         feed.applied(world.bridge().applied());
-        *chunk_due = feed.next() <= commit;
-        if *chunk_due && !leads && now_us < *chunk_at_us {
+        // What a full window or socket holds back is sent when they say so: only this wait needs a deadline.
+        *chunk_due = feed.next() <= commit && !leads && now_us < *chunk_at_us;
+        if *chunk_due {
             return Ok(());
         }
         while feed.next() <= commit && world.feed_unsent() < UNSENT_BYTES {
@@ -91,7 +92,6 @@ impl Node {
             assert!(last <= commit, "N1: entry {last} is not committed (commit {commit})");
             let bytes = feed.chunk(&payloads, last);
             world.feed_write(bytes);
-            *chunk_due = false;
             *chunk_at_us = now_us + CHUNK_PERIOD_US;
             *ping_at_us = now_us + PING_PERIOD_US;
         }

@@ -4,10 +4,10 @@ use super::batches::{Batches, Need};
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
 use super::capture::{Capture, CaptureError, Mark, Piece};
 use super::local::{Following, Holds, Leading, Local};
-use super::{new_entry, Fatal, Node, World};
+use super::{Fatal, Node, World};
 use crate::consensus::{Input, Role};
 use crate::limits::MAX_ENTRY_BYTES;
-use crate::log::Kind;
+use crate::log::{Entry, Kind};
 use bytes::Bytes;
 
 /// How often Redis is told how far its stream was read.
@@ -131,7 +131,7 @@ impl Node {
         }
         if !payloads.is_empty() {
             let bytes = payloads.iter().map(|payload| payload.len() as u32).collect();
-            let entries: Vec<_> = payloads.into_iter().map(|p| new_entry(0, 0, Kind::Normal, p)).collect();
+            let entries: Vec<_> = payloads.into_iter().map(|p| Entry::new(0, 0, Kind::Normal, p)).collect();
             self.refused = None;
             self.step(world, Input::Propose { bytes }, &entries)?;
             let last = self.raft.last().index;

@@ -338,7 +338,7 @@ fn to_write(append: &crate::consensus::Append, input: &[Entry]) -> Vec<Entry> {
     let entry = |(i, meta): (usize, &EntryMeta)| {
         let index = append.first + i as u64;
         match append.source {
-            Source::NoOp => new_entry(index, meta.term, Kind::NoOp, Bytes::new()),
+            Source::NoOp => Entry::new(index, meta.term, Kind::NoOp, Bytes::new()),
             Source::Message { .. } | Source::Proposal => {
                 let entry = &input[skip + i];
                 assert_eq!(entry.payload.len() as u32, meta.bytes, "entry {index}: payload of another entry");
@@ -347,10 +347,6 @@ fn to_write(append: &crate::consensus::Append, input: &[Entry]) -> Vec<Entry> {
         }
     };
     append.entries.iter().enumerate().map(entry).collect()
-}
-
-fn new_entry(index: u64, term: u64, kind: Kind, payload: Bytes) -> Entry {
-    Entry { index, term, kind, payload_crc: crc32fast::hash(&payload), payload }
 }
 
 fn core_settings(id: NodeId, settings: &Settings, seed: u64) -> crate::consensus::Settings {

@@ -111,13 +111,7 @@ impl Runtime {
         let cluster_id = cluster_id.unwrap_or_else(|| random_hex(16));
         let identity = Identity { cluster_id, node_id: id, secret };
         let payload = Bytes::from(Members(BTreeMap::from([(id, member)])).encode());
-        let first = Entry {
-            index: 1,
-            term: 1,
-            kind: Kind::Membership,
-            payload_crc: crc32fast::hash(&payload),
-            payload,
-        };
+        let first = Entry::new(1, 1, Kind::Membership, payload);
         match self.create_log(identity, vec![first]) {
             Ok(log) => {
                 // Answered after `Follow` is told: the main thread then lets no other client wait meanwhile.

@@ -47,7 +47,10 @@ fn a_feed_that_the_kernel_does_not_take_waits_in_the_log() {
     node.append(2, 2, (1, 1), &[effects(2, 2, "SET a 1")], 2);
     node.persist();
     after_a_pause(&mut node);
+    node.turn(); // publishes what changed, so that nothing else is due
     assert_eq!(node.fed_text(), "");
+    let (deadline_us, now_us) = (node.node.deadline_us(), node.world.now_us);
+    assert!(deadline_us > now_us, "the socket will say when it goes on; until then the thread sleeps");
     node.world.unsent = 0;
     after_a_pause(&mut node);
     assert!(node.fed_text().contains("token"));

@@ -8,7 +8,7 @@ mod world;
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
 use super::members::{Member, Members};
 use super::settings::Settings;
-use super::{new_entry, wire, Node, Start};
+use super::{wire, Node, Start};
 use crate::consensus::{Body, Message, NodeId, Position};
 use crate::log::{Entry, HardState, Kind};
 use crate::resp;
@@ -39,7 +39,7 @@ fn members(voters: &[NodeId]) -> Members {
 }
 
 fn membership_entry(index: u64, term: u64, members: &Members) -> Entry {
-    new_entry(index, term, Kind::Membership, Bytes::from(members.encode()))
+    Entry::new(index, term, Kind::Membership, Bytes::from(members.encode()))
 }
 
 /// RESP of the commands, one text each.
@@ -52,7 +52,7 @@ fn stream(commands: &[&str]) -> Vec<u8> {
 }
 
 fn effects(index: u64, term: u64, command: &str) -> Entry {
-    new_entry(index, term, Kind::Normal, Bytes::from(stream(&[command])))
+    Entry::new(index, term, Kind::Normal, Bytes::from(stream(&[command])))
 }
 
 impl Driven {
