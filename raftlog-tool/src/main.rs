@@ -100,7 +100,10 @@ const JSON_SCHEMA: u64 = 1;
 
 fn exit_code_of(error: &LogError) -> u8 {
     match error {
-        LogError::Corrupt { .. } | LogError::Foreign { .. } | LogError::MetaMissing { .. } => 1,
+        LogError::Corrupt { .. }
+        | LogError::Damaged(_)
+        | LogError::Foreign { .. }
+        | LogError::MetaMissing { .. } => 1,
         LogError::NotALog { .. } | LogError::InvalidSegmentSize { .. } | LogError::OutOfRange { .. } => 2,
         LogError::Io { .. } | LogError::AlreadyExists { .. } | LogError::PayloadChanged { .. } => 3,
         LogError::InUse { .. } => 4,

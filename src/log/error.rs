@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::hole::Hole;
 use super::record::Kind;
 
 /// An error of the log. Cloneable, because a failed write or sync is final and is told to everyone who asks.
@@ -47,6 +48,9 @@ pub enum LogError {
         found: String,
         advice: String,
     },
+    /// Met while the log was in use: a peer's copy can be put in its place.
+    #[error("{0}; waiting for a copy from another node")]
+    Damaged(Box<Hole>),
     #[error(
         "{} at offset {offset}: does not belong to this log: expected {expected}, found {found}; put back the \
          file that belongs here, or restore the whole directory",

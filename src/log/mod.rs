@@ -18,6 +18,7 @@
 
 pub mod disk;
 mod error;
+mod hole;
 pub mod index_file;
 mod map;
 pub mod meta;
@@ -36,6 +37,7 @@ mod writer;
 use std::sync::Arc;
 
 pub use error::LogError;
+pub use hole::Hole;
 pub use reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn, Visitor};
 pub use record::{Entry, Kind};
 pub use recovery::Recovery;
@@ -101,6 +103,8 @@ pub struct WriteRequest {
     pub truncate_from: Option<u64>,
     /// To be appended behind what is left.
     pub entries: Vec<Entry>,
+    /// A log that had lost acknowledged entries holds again all that was committed: META says so from now on.
+    pub regain_trust: bool,
 }
 
 /// An entry without its payload.

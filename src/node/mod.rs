@@ -300,7 +300,14 @@ impl Node {
             self.member_history.push((entry.index, members));
         }
         let hard_state = write.hard_state.map(|(term, vote)| HardState { term, vote });
-        world.submit(WriteRequest { id: write.id, hard_state, truncate_from: write.truncate_from, entries });
+        let truncate_from = write.truncate_from;
+        world.submit(WriteRequest {
+            id: write.id,
+            hard_state,
+            truncate_from,
+            entries,
+            ..WriteRequest::default()
+        });
         Ok(())
     }
 

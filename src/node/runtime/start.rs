@@ -140,7 +140,7 @@ impl Runtime {
         let mut log = Log::create(directory, identity, options(&self.setup), notify(&self.world.links))?;
         if !entries.is_empty() {
             let hard_state = Some(HardState { term: 1, vote: None });
-            log.submit(WriteRequest { id: 1, hard_state, truncate_from: None, entries });
+            log.submit(WriteRequest { id: 1, hard_state, entries, ..WriteRequest::default() });
             while log.durable()? < 1 {
                 std::thread::sleep(Duration::from_millis(1));
             }
