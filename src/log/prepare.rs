@@ -24,6 +24,8 @@ pub struct Prepared {
     pub capacity: u64,
     /// Of the index file already; the segment header takes it over.
     pub salt: u32,
+    /// Whether bytes of a former life stand behind the header.
+    pub recycled: bool,
     pub path: PathBuf,
     pub file: FileHandle,
     pub map: Map,
@@ -53,11 +55,12 @@ pub fn prepare(
     disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))?;
     let map = file.map().map_err(|source| LogError::io("map", &path, None, source))?;
     let index_path = index_path(directory, sequence);
-    Ok(Prepared { sequence, capacity, salt, path, file, map, index_path, index_file })
+    Ok(Prepared { sequence, capacity, salt, recycled: false, path, file, map, index_path, index_file })
 }
 
-/// Takes over a prepared segment that an earlier process left; the caller has seen that it is all zeros.
-pub fn adopt(disk: &dyn Disk, directory: &Path, sequence: u32) -> Result<Prepared, LogError> {
+/// Takes over a prepared segment that an earlier process left; the caller has seen that its header is zeros, and
+/// behind it, too, if it is not `recycled`.
+pub fn adopt(disk: &dyn Disk, directory: &Path, sequence: u32, recycled: bool) -> Result<Prepared, LogError> {
     let path = segment_path(directory, sequence);
     let open = || {
         let file = disk.open(&path, Mode::Write)?;
@@ -67,7 +70,7 @@ pub fn adopt(disk: &dyn Disk, directory: &Path, sequence: u32) -> Result<Prepare
     let (salt, index_file) = new_index(disk, directory, sequence)?;
     disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))?;
     let index_path = index_path(directory, sequence);
-    Ok(Prepared { sequence, capacity, salt, path, file, map, index_path, index_file })
+    Ok(Prepared { sequence, capacity, salt, recycled, path, file, map, index_path, index_file })
 }
 
 /// A fresh index file, with a salt that no earlier life of the segment had.

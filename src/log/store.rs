@@ -10,7 +10,7 @@ use super::disk::{Disk, Guard, SystemDisk};
 use super::error::LogError;
 use super::meta::{Meta, META_NAME};
 use super::prepare::Preparer;
-use super::record::{Entry, RecordHeader, RecordType};
+use super::record::{Entry, Place, RecordHeader, RecordType};
 use super::recovery::{self, Opened, Recovery};
 use super::scan::{header_at, payload_at};
 use super::segment::{Owner, BLOCK_BYTES};
@@ -28,6 +28,7 @@ pub struct Log {
     directory: PathBuf,
     identity: Identity,
     hard_state: HardState,
+    trusted: bool,
     table: Table,
     /// In order of sequence, without gaps.
     segments: Vec<Arc<SegmentView>>,
@@ -149,6 +150,7 @@ impl Log {
                 secret: meta.secret,
             },
             hard_state: meta.hard_state,
+            trusted: !meta.distrusted,
             table,
             segments: views,
             last_request: 0,
@@ -167,6 +169,12 @@ impl Log {
     /// Term and vote as last handed in (or read back).
     pub fn hard_state(&self) -> HardState {
         self.hard_state
+    }
+
+    /// Whether no acknowledged entry can have been cut away. A node whose log is not trusted neither votes nor stands
+    /// until it has caught up, and says so by [`WriteRequest::regain_trust`].
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
     }
 
     /// Index of the first entry; 1 if nothing was purged, also while the log is empty.
@@ -213,6 +221,7 @@ impl Log {
             assert!(self.hard_state.may_become(hard_state), "{:?} -> {hard_state:?}", self.hard_state);
             self.hard_state = hard_state;
         }
+        self.trusted |= request.regain_trust;
         if let Some(from) = request.truncate_from {
             self.table.truncate(from);
         }
@@ -269,7 +278,7 @@ impl Log {
         let payload = payload_at(bytes, offset, line.length).expect("inside the segment").0;
         let payload = Bytes::copy_from_slice(payload);
         let payload_crc = crc32fast::hash(&payload);
-        let expected_crc = header.expected_crc(view.salt, payload_crc);
+        let expected_crc = header.expected_crc(Place { salt: view.salt, offset }, payload_crc);
         if header.crc != expected_crc {
             return Err(corrupt(format!("crc {expected_crc:08x}"), format!("crc {:08x}", header.crc)));
         }
@@ -318,6 +327,7 @@ fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Option
         first_sequence: 1,
         floor_sequence: 1,
         floor_offset: 0,
+        distrusted: false,
     };
     recovery::create(disk, directory, &meta, segment_bytes)
 }

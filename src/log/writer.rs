@@ -2,9 +2,9 @@
 //!
 //! Order of effects, on which recovery rests:
 //! 1. META before the entries of the same batch.
-//! 2. A batch only after the one before is durable; its mark says so.
+//! 2. A batch only after the one before is durable; the flag of its first record says so.
 //! 3. A segment's header with its first batch, only after the seal of the segment before is durable.
-//! 4. Lines of the index file only after their records are durable; a batch is acknowledged after them.
+//! 4. Frames of the index file only after their records are durable; a batch is acknowledged after them.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::disk::{Disk, FileHandle, Map, Mode};
 use super::error::LogError;
-use super::index_file::{IndexEntry, INDEX_HEADER_BYTES};
+use super::index_file::{FrameBuilder, IndexEntry, INDEX_HEADER_BYTES};
 use super::meta::{self, Meta, META_NAME};
 use super::prepare::{Prepared, Preparer};
 use super::record::*;
@@ -51,8 +51,10 @@ pub struct Active {
     index_path: PathBuf,
     index_file: FileHandle,
     index_offset: u64,
-    /// Lines of records that are written but not known to be durable.
-    index_lines: Vec<u8>,
+    /// Records that are written but not known to be durable.
+    frames: FrameBuilder,
+    /// Generation of META in the last mark; 0 if there is none.
+    marked_generation: u64,
     /// Where `buffer` belongs; a multiple of the block size.
     block_offset: u64,
     /// The bytes from `block_offset` on: a block that is partly written already, then what is to be written.
@@ -68,7 +70,7 @@ impl Active {
 
     /// A prepared segment, its header to be written with the first batch.
     fn begin(prepared: Prepared, header: &SegmentHeader) -> Active {
-        let Prepared { sequence, capacity, salt, path, file, map, index_path, index_file } = prepared;
+        let Prepared { sequence, capacity, salt, path, file, map, index_path, index_file, .. } = prepared;
         Active {
             view: Arc::new(SegmentView { sequence, salt, path, map }),
             capacity,
@@ -76,20 +78,21 @@ impl Active {
             index_path,
             index_file,
             index_offset: INDEX_HEADER_BYTES as u64,
-            index_lines: Vec::new(),
+            frames: FrameBuilder::new(salt),
+            marked_generation: 0,
             block_offset: 0,
             buffer: header.encode().to_vec(),
             durable_offset: 0,
         }
     }
 
-    /// A segment that recovery found open, with everything before `offset` durable.
+    /// A segment that recovery found open: everything before `offset` is durable, with a mark of
+    /// `marked_generation`, and the index file is complete.
     pub fn resume(
         disk: &dyn Disk,
         view: Arc<SegmentView>,
-        offset: u64,
-        index_path: PathBuf,
-        index_offset: u64,
+        (offset, marked_generation): (u64, u64),
+        (index_path, index_offset): (PathBuf, u64),
     ) -> Result<Active, LogError> {
         let open = |path: &Path| {
             disk.open(path, Mode::Write).map_err(|source| LogError::io("open", path, None, source))
@@ -100,13 +103,14 @@ impl Active {
         let buffer = bytes[block_offset as usize..offset as usize].to_vec();
         let capacity = bytes.len() as u64;
         Ok(Active {
+            frames: FrameBuilder::new(view.salt),
+            marked_generation,
             view,
             capacity,
             file,
             index_path,
             index_file,
             index_offset,
-            index_lines: Vec::new(),
             block_offset,
             buffer,
             durable_offset: offset,
@@ -140,11 +144,11 @@ impl Active {
     }
 
     fn write_index(&mut self) -> Result<(), LogError> {
+        let frames = self.frames.take();
         self.index_file
-            .write_at(&self.index_lines, self.index_offset)
+            .write_at(&frames, self.index_offset)
             .map_err(|source| LogError::io("write", &self.index_path, self.index_offset, source))?;
-        self.index_offset += self.index_lines.len() as u64;
-        self.index_lines.clear();
+        self.index_offset += frames.len() as u64;
         Ok(())
     }
 }
@@ -176,10 +180,6 @@ pub struct LogWriter {
     next_sequence: u32,
     prev_crc: u32,
     last: (u64, u64),
-    /// The last entry that is durable.
-    durable: (u64, u64),
-    /// Whether the batch being written has its mark in the active segment.
-    marked: bool,
     /// Since when there is something written and not synced.
     unsynced_since: Option<Duration>,
     index_dirty_since: Option<Duration>,
@@ -216,8 +216,6 @@ impl LogWriter {
             next_sequence,
             prev_crc,
             last,
-            durable: last,
-            marked: false,
             unsynced_since: None,
             index_dirty_since: None,
             placements: Vec::new(),
@@ -230,11 +228,13 @@ impl LogWriter {
     /// Writes a batch; on return with `fsync` all of it is durable. An error is final.
     pub fn write_batch(&mut self, batch: &[Work], fsync: bool) -> Result<(), LogError> {
         let hard_state = batch.iter().rev().find_map(|work| work.request.hard_state);
-        if hard_state.is_some_and(|hard_state| hard_state != self.meta.hard_state) {
-            self.meta.hard_state = hard_state.expect("just seen");
+        let hard_state = hard_state.unwrap_or(self.meta.hard_state);
+        let trust = self.meta.distrusted && batch.iter().any(|work| work.request.regain_trust);
+        if hard_state != self.meta.hard_state || trust {
+            self.meta.hard_state = hard_state;
+            self.meta.distrusted &= !trust;
             self.write_meta()?;
         }
-        self.marked = false;
         let mut written = false;
         for Work { request, term_left } in batch {
             if let Some(from) = request.truncate_from {
@@ -321,18 +321,23 @@ impl LogWriter {
             return Err(LogError::PayloadChanged { file, index: position.0, expected: payload_crc, found });
         }
         let length = u32::try_from(payload.len()).expect("payloads are below 1 GiB");
-        // Room for the mark too, and the seal that must still fit behind.
-        let bytes = MARK_BYTES + record_bytes(length) + SEAL_BYTES;
+        // Room for a mark and a copy too, and the seal that must still fit behind.
+        let copies = if record_type == RecordType::Membership { 2 } else { 1 };
+        let bytes = MARK_BYTES + copies * record_bytes(length) + SEAL_BYTES;
         if self.active.as_ref().is_none_or(|active| active.cursor() + bytes > active.capacity) {
             self.roll(bytes)?;
         }
-        if !self.marked {
-            self.marked = true;
-            let durable_offset = self.active.as_ref().expect("rolled").durable_offset;
-            let mark = Mark { durable_offset, meta_generation: self.meta.generation }.encode();
-            self.emit(RecordType::Mark, self.durable, &mark, crc32fast::hash(&mark))?;
+        let active = self.active.as_mut().expect("rolled if there was none");
+        if active.marked_generation != self.meta.generation {
+            active.marked_generation = self.meta.generation;
+            let mark = Mark { meta_generation: self.meta.generation }.encode();
+            self.emit(RecordType::Mark, self.last, &mark, crc32fast::hash(&mark))?;
         }
-        self.emit(record_type, position, payload, payload_crc)
+        let offset = self.emit(record_type, position, payload, payload_crc)?;
+        if record_type == RecordType::Membership {
+            self.emit(RecordType::Copy, position, payload, payload_crc)?;
+        }
+        Ok(offset)
     }
 
     fn emit(
@@ -343,19 +348,20 @@ impl LogWriter {
         payload_crc: u32,
     ) -> Result<u32, LogError> {
         let active = self.active.as_mut().expect("records are put into an active segment");
-        let offset = u32::try_from(active.cursor()).expect("segments are below 4 GiB");
-        let length = payload.len() as u32;
-        let salt = active.view.salt;
-        let header = RecordHeader::sealed(salt, record_type, position, (length, payload_crc), self.prev_crc);
+        let offset = active.cursor();
+        let place = Place { salt: active.view.salt, offset };
+        let flags = if active.durable_offset == offset { BATCH_START } else { 0 };
+        let sum = (payload.len() as u32, payload_crc);
+        let header = RecordHeader::sealed(place, (record_type, flags), position, sum, self.prev_crc);
         self.prev_crc = header.crc;
         active.push(&header.encode())?;
         active.push(payload)?;
-        active.push(&[0; 7][..padding_bytes(length)])?;
-        if record_type != RecordType::Mark {
-            let line = IndexEntry::of(&header, record_type, offset).encode(salt);
-            active.index_lines.extend_from_slice(&line);
+        active.push(&[0; 7][..padding_bytes(sum.0)])?;
+        let offset = u32::try_from(offset).expect("segments are below 4 GiB");
+        if record_type.is_indexed() {
+            active.frames.push(IndexEntry::of(&header, record_type, offset));
         }
-        self.file_bytes += record_bytes(length);
+        self.file_bytes += record_bytes(sum.0);
         Ok(offset)
     }
 
@@ -379,7 +385,6 @@ impl LogWriter {
         active.durable_offset = active.cursor();
         active.write_index()?;
         self.unsynced_since = None;
-        self.durable = self.last;
         self.meta.floor_sequence = active.view.sequence;
         self.meta.floor_offset = active.durable_offset;
         self.index_dirty_since.get_or_insert(started);
@@ -404,6 +409,7 @@ impl LogWriter {
             next_index: self.last.0 + 1,
             prev_term: self.last.1,
             prev_crc: self.prev_crc,
+            recycled: prepared.recycled,
             capacity: prepared.capacity,
             owner: self.meta.owner.clone(),
         };
@@ -412,7 +418,6 @@ impl LogWriter {
         self.active = Some(active);
         self.next_sequence += 1;
         self.file_bytes += SEGMENT_HEADER_BYTES as u64;
-        self.marked = false;
         Ok(())
     }
 
