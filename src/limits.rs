@@ -25,6 +25,13 @@ pub const LOG_BATCH_BYTES: usize = 16 << 20;
 /// Recent entries of the log kept in memory after they are on the disk, in bytes.
 pub const LOG_CACHE_BYTES: u64 = 16 << 20;
 
+// Snapshots (src/snapshot).
+
+/// Longest list of members in a snapshot's sidecar, in bytes.
+pub const MAX_SNAPSHOT_MEMBERS_BYTES: usize = 1 << 20;
+/// Most node ids that a snapshot remembers as used.
+pub const MAX_USED_IDS: usize = 1 << 16;
+
 // Links (src/link) and RESP (src/resp).
 
 /// Most decimal digits of a RESP length or count: enough for `MAX_FRAME_BYTES`.
