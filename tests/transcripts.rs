@@ -13,6 +13,7 @@
 //! propose 1 3          3 entries of 100 bytes               hold 1 / free 1    the disk of 1 stalls / goes on
 //! read 1               a read                               crash 1 / start 1  unwritten writes are lost
 //! members 1 1,2,3 4    propose voters and learners          unreachable 2 1    2 hears that 1's process is gone
+//! compact 1 5          1 has a snapshot to entry 5       install 2 1 5      2 takes over 1's snapshot at 5
 //! transfer 1 2         hand over to 2 (or to anybody)       reachable 2 1      and that it is back
 //! status               one line per node                    log 1              the terms of its log
 //! quiet <command>      shows changes of role, commits, reads and refusals only
@@ -37,6 +38,8 @@ struct Node {
     entries: Vec<EntryMeta>,
     writes: VecDeque<Write>,
     held: bool,
+    /// The entry before the first of `entries`.
+    base: Position,
     membership: Membership,
 }
 
@@ -109,9 +112,10 @@ impl Node {
         let restored = Restored {
             term: self.term,
             vote: self.vote,
-            base: Position::default(),
+            base: self.base,
             membership: self.membership.clone(),
             entries: self.entries.clone(),
+            committed: self.base.index,
         };
         self.raft = Some(Raft::new(settings, restored, now_us));
     }
@@ -121,7 +125,7 @@ impl Node {
             (self.term, self.vote) = (term, vote);
         }
         if let Some(from) = write.truncate_from {
-            self.entries.truncate(from as usize - 1);
+            self.entries.truncate((from - self.base.index) as usize - 1);
         }
         self.entries.extend(write.append.into_iter().flat_map(|append| append.entries));
     }
@@ -190,6 +194,7 @@ impl Story {
             Output::MembershipChanged { membership } => {
                 self.say(true, format!("{id} has {}", members(&membership)))
             }
+            Output::SnapshotNeeded { to } => self.say(true, format!("{id} must send {to} a snapshot")),
             Output::LearnerReady { id: learner } => {
                 self.say(true, format!("{id} finds learner {learner} ready"))
             }
@@ -252,6 +257,36 @@ impl Story {
         }
     }
 
+    /// Node `id` has a snapshot of all up to `through`, and drops these entries.
+    fn compact(&mut self, id: NodeId, through: Index) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let term =
+            node.raft.as_ref().and_then(|raft| raft.term_at(through)).expect("an entry of a running node");
+        let dropped = node.entries.drain(..(through - node.base.index) as usize);
+        for entry in dropped {
+            if let EntryKind::Membership(membership) = entry.kind {
+                node.membership = (*membership).clone();
+            }
+        }
+        node.base = Position { index: through, term };
+        self.step(id, Input::Compacted { through });
+    }
+
+    /// Node `id` takes over the snapshot of `from` at `index`.
+    fn install(&mut self, id: NodeId, from: NodeId, index: Index) {
+        let sender = &self.nodes[&from];
+        let term =
+            sender.raft.as_ref().and_then(|raft| raft.term_at(index)).expect("a place in the sender's log");
+        let (position, membership) = (Position { index, term }, sender.membership.clone());
+        let node = self.nodes.get_mut(&id).expect("a node");
+        if !node.raft.as_ref().expect("a running node").holds(position) {
+            node.entries.clear();
+            node.base = position;
+            node.membership = membership.clone();
+        }
+        self.step(id, Input::InstalledSnapshot { position, membership });
+    }
+
     fn crash(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).expect("a node");
         node.raft = None;
@@ -281,8 +316,12 @@ impl Story {
     fn log(&mut self, id: NodeId) {
         let raft = self.nodes[&id].raft.as_ref().expect("a running node");
         let terms: Vec<String> =
-            (1..=raft.last().index).map(|at| raft.term_at(at).unwrap_or(0).to_string()).collect();
-        self.say(true, format!("{id}: terms {}", terms.join(" ")));
+            (1..=raft.last().index).filter_map(|at| raft.term_at(at)).map(|term| term.to_string()).collect();
+        let base = match raft.base().index {
+            0 => String::new(),
+            index => format!("from {index} on, "),
+        };
+        self.say(true, format!("{id}: {base}terms {}", terms.join(" ")));
     }
 
     fn command(&mut self, line: &str) {
@@ -327,6 +366,8 @@ impl Story {
                 let membership = Membership { voters: set(words[2]), learners };
                 self.step(ids[0], Input::ProposeMembership { membership, bytes: 50 });
             }
+            "compact" => self.compact(ids[0], ids[1]),
+            "install" => self.install(ids[0], ids[1], ids[2]),
             "transfer" => self.step(ids[0], Input::Transfer { target: ids.get(1).copied() }),
             "unreachable" => self.step(ids[0], Input::PeerUnreachable { peer: ids[1] }),
             "reachable" => self.step(ids[0], Input::PeerReachable { peer: ids[1] }),

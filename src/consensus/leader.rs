@@ -74,6 +74,7 @@ impl Leader {
                 inflight_messages: peer.inflight_messages(),
                 heard_us: peer.heard_us,
                 learner: !core.membership().is_voter(*id),
+                needs_snapshot: peer.awaits_snapshot(),
             };
             (*id, progress)
         })

@@ -35,7 +35,13 @@
 //!    The commit index starts at `base` and is learned anew.
 //! 10. **Links.** `PeerUnreachable` is a hint that the peer's process is gone, given after everything received from
 //!     it was stepped: any later message from the peer takes it back. A false hint costs a few messages, never safety.
-//! 11. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
+//! 11. **Snapshots.** `Compacted { through }` says that a durable snapshot holds everything up to `through`, which is
+//!     committed and durable: the core forgets these entries, and the driver's log may. The driver itself sends a
+//!     snapshot to each peer that [`Raft::progress`] says needs one (`SnapshotNeeded` tells when that begins), for as
+//!     long as it says so. `InstalledSnapshot` is given once the received snapshot is durable, all writes are answered,
+//!     and the log on disk starts behind it or holds its position. A snapshot is committed state, so it does not matter
+//!     who sent it, or in which term.
+//! 12. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
 //!     of this node, or of the cluster, can no longer be trusted. Let it stop the process.
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (paper), and Ongaro's
@@ -59,6 +65,7 @@ mod reads;
 mod replication;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod validate;

@@ -184,12 +184,17 @@ impl Raft {
     /// # Panics
     /// When `restored` breaks point 9 of the caller's contract.
     pub fn new(settings: Settings, restored: Restored, now_us: u64) -> Raft {
-        let Restored { term, vote, base, membership, entries } = restored;
+        let Restored { term, vote, base, membership, entries, committed } = restored;
         let mut log = LogView::new(base, membership);
         for entry in &entries {
             log.append(entry);
         }
         assert!(log.last().term <= term, "the log ends at {:?}, but the restored term is {term}", log.last());
+        assert!(
+            committed <= log.last_index(),
+            "entry {committed} is committed, the log ends at {:?}",
+            log.last()
+        );
         let random = Random::new(settings.seed, settings.id);
         let mut core = Core {
             settings,
@@ -199,7 +204,7 @@ impl Raft {
             unsaved: false,
             disk: Disk::new(log.last_index()),
             log,
-            commit: base.index,
+            commit: base.index.max(committed),
             random,
             unreachable: BTreeSet::new(),
             hurry: None,
@@ -227,6 +232,10 @@ impl Raft {
             Input::PeerUnreachable { peer } => self.peer_unreachable(peer),
             Input::PeerReachable { peer } => self.peer_reachable(peer, outputs),
             Input::Transfer { target } => self.transfer(target, outputs),
+            Input::Compacted { through } => self.compacted(through),
+            Input::InstalledSnapshot { position, membership } => {
+                self.installed(position, membership, outputs)
+            }
             Input::Reconfigure { settings } => self.reconfigure(settings),
         }
         self.core.save_hard_state(outputs);
@@ -412,6 +421,21 @@ impl Raft {
     /// The last entry of this node's own log that is durable, with all before it.
     pub fn durable(&self) -> Index {
         self.core.disk.durable()
+    }
+
+    /// The entry before the first one that the log holds; (0, 0) while it holds all.
+    pub fn base(&self) -> Position {
+        self.core.log.base()
+    }
+
+    /// Whether the log holds this very entry, or has held it and forgotten.
+    pub fn holds(&self, position: Position) -> bool {
+        self.core.log.holds(position)
+    }
+
+    /// Payload bytes of the entries after `index`.
+    pub fn bytes_after(&self, index: Index) -> u64 {
+        self.core.log.bytes_after(index)
     }
 
     /// The term of the entry at `index`; None outside of the log.

@@ -271,6 +271,7 @@ impl Node {
             Output::ReadFailed { .. } => {} // the leadership that the reads belong to is over: see `Changed`
             Output::Changed { role, term, leader } => self.on_changed(world, role, term, leader),
             Output::MembershipChanged { .. } => self.dial(world),
+            Output::SnapshotNeeded { to } => log::info!("node {to} needs a snapshot"),
             Output::LearnerReady { id } => self.learner_ready(id),
             Output::ProposalRefused { reason } => self.refused = Some(reason),
             Output::TransferFailed => log::warn!("leadership transfer did not happen in time"),

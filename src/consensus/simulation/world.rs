@@ -17,6 +17,8 @@ pub(super) struct Faults {
     pub membership: bool,
     /// Links are said to be broken that are not.
     pub false_hints: bool,
+    /// Logs lose their beginning, and whoever needs it is sent a snapshot.
+    pub compaction: bool,
 }
 
 /// One entry on a disk or in a driver's memory, with what stands for its payload.
@@ -37,7 +39,10 @@ struct PendingWrite {
 struct DiskImage {
     term: Term,
     vote: Option<NodeId>,
+    /// From the first entry on, also those that a snapshot stands for.
     log: Vec<Stored>,
+    /// Up to here a snapshot stands for the entries.
+    base: Index,
 }
 
 impl DiskImage {
@@ -78,9 +83,26 @@ struct Machine {
 }
 
 enum Event {
-    Deliver { to: NodeId, from: NodeId, message: Message, payloads: Vec<u64> },
-    DiskDone { id: NodeId, life: u64, write: WriteId },
-    Tick { id: NodeId, life: u64 },
+    Deliver {
+        to: NodeId,
+        from: NodeId,
+        message: Message,
+        payloads: Vec<u64>,
+    },
+    DiskDone {
+        id: NodeId,
+        life: u64,
+        write: WriteId,
+    },
+    Tick {
+        id: NodeId,
+        life: u64,
+    },
+    /// A snapshot of the first entries arrives.
+    Install {
+        to: NodeId,
+        entries: Vec<Stored>,
+    },
     Client,
     Fault,
 }
@@ -96,9 +118,25 @@ pub(super) struct World {
     /// Directed links that lose everything.
     cut: BTreeSet<(NodeId, NodeId)>,
     judge: Judge,
+    pub compactions: u64,
+    pub installations: u64,
     next_payload: u64,
     next_read: u64,
     fingerprint: u64,
+}
+
+/// Where a log that begins with the first entry stands at `index`.
+fn position_of(log: &[Stored], index: Index) -> Position {
+    let term = (index as usize).checked_sub(1).map_or(0, |at| log[at].meta.term);
+    Position { index, term }
+}
+
+/// The membership that the entries up to `index` have left.
+fn membership_at(log: &[Stored], index: Index) -> Option<Membership> {
+    log[..index as usize].iter().rev().find_map(|stored| match &stored.meta.kind {
+        EntryKind::Membership(membership) => Some((**membership).clone()),
+        _ => None,
+    })
 }
 
 const NODES: NodeId = 5;
@@ -118,6 +156,8 @@ impl World {
             sequence: 0,
             cut: BTreeSet::new(),
             judge: Judge::default(),
+            compactions: 0,
+            installations: 0,
             next_payload: 1,
             next_read: 1,
             fingerprint: 0,
@@ -163,15 +203,17 @@ impl World {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.life += 1;
         machine.log = machine.disk.log.clone();
-        machine.commit = 0;
+        machine.commit = machine.disk.base;
         machine.next_tick_us = u64::MAX;
         machine.disk_free_us = now_us;
         let restored = Restored {
             term: machine.disk.term,
             vote: machine.disk.vote,
-            base: Position::default(),
-            membership: Self::membership_at_start(id),
-            entries: machine.log.iter().map(|stored| stored.meta.clone()).collect(),
+            base: position_of(&machine.log, machine.disk.base),
+            membership: membership_at(&machine.log, machine.disk.base)
+                .unwrap_or_else(|| Self::membership_at_start(id)),
+            entries: machine.log[machine.disk.base as usize..].iter().map(|s| s.meta.clone()).collect(),
+            committed: machine.disk.base,
         };
         machine.raft = Some(Raft::new(settings, restored, now_us));
         self.schedule_tick(id);
@@ -237,6 +279,7 @@ impl World {
                     self.input(id, Input::Tick, Vec::new());
                 }
             }
+            Event::Install { to, entries } => self.install(to, entries),
             Event::Client => self.client(),
             Event::Fault => self.fault(),
         }
@@ -296,6 +339,7 @@ impl World {
             }
             Output::ReadReady { id: read, index } => self.judge.read_ready(id, read, index, machine.commit),
             Output::ReadFailed { id: read } => self.judge.read_failed(id, read),
+            Output::SnapshotNeeded { to } => self.send_snapshot(id, to),
             Output::LearnerReady { id: learner } => self.promote(id, learner),
             Output::Changed { .. }
             | Output::MembershipChanged { .. }
@@ -314,6 +358,11 @@ impl World {
         if let Body::Append { prev, entries, .. } = &message.body {
             let log = &self.machines[&from].log;
             let first = prev.index as usize;
+            let base = self.machines[&from].disk.base;
+            assert!(
+                prev.index >= base,
+                "{from} sends what follows {prev:?} and holds only what follows {base}"
+            );
             payloads = log[first..first + entries.len()].iter().map(|stored| stored.payload).collect();
             let metas: Vec<_> = log[first..first + entries.len()].iter().map(|s| s.meta.clone()).collect();
             assert_eq!(&metas, entries, "a message tells the log as it is");
@@ -381,6 +430,10 @@ impl World {
                 self.input(id, Input::Read { id: read }, Vec::new());
             }
         }
+        if self.faults.compaction {
+            self.compact();
+        }
+        self.repeat_snapshots();
         let pause_us = 1_000 + self.random.below(30_000);
         self.schedule(self.now_us + pause_us, Event::Client);
     }
@@ -443,6 +496,70 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Somebody makes a snapshot of some of what it knows to be decided, and drops those entries.
+    fn compact(&mut self) {
+        let id = 1 + self.random.below(NODES);
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let Some(raft) = &machine.raft else { return };
+        let (base, end) = (machine.disk.base, raft.commit().min(raft.durable()));
+        if end <= base {
+            return;
+        }
+        let through = base + 1 + self.random.below(end - base);
+        machine.disk.base = through;
+        self.compactions += 1;
+        self.input(id, Input::Compacted { through }, Vec::new());
+    }
+
+    /// What drivers do: as long as the core says that a peer needs a snapshot.
+    fn repeat_snapshots(&mut self) {
+        for id in self.leaders() {
+            let Some(raft) = &self.machines[&id].raft else { continue };
+            let wanting: Vec<_> =
+                raft.progress().filter(|(_, p)| p.needs_snapshot).map(|(id, _)| id).collect();
+            wanting.into_iter().for_each(|to| self.send_snapshot(id, to));
+        }
+    }
+
+    fn send_snapshot(&mut self, from: NodeId, to: NodeId) {
+        let Some(machine) = self.machines.get(&from) else { return };
+        let index = machine.disk.base + self.random.below(machine.commit + 1 - machine.disk.base);
+        let entries = machine.log[..index as usize].to_vec();
+        if self.random.below(100) >= self.faults.loss && !self.cut.contains(&(from, to)) {
+            let delay_us = 1_000 + self.random.below(40_000);
+            self.schedule(self.now_us + delay_us, Event::Install { to, entries });
+        }
+    }
+
+    /// The driver's part of an installation: nothing is under way, the log on disk is replaced, the core is told.
+    fn install(&mut self, id: NodeId, entries: Vec<Stored>) {
+        let Some(machine) = self.machines.get(&id) else { return };
+        let Some(raft) = &machine.raft else { return };
+        let position = position_of(&entries, entries.len() as Index);
+        if position.index <= machine.commit || raft.role() == Role::Leader {
+            return;
+        }
+        let last_write = machine.pending.back().map(|pending| pending.write.id);
+        if let Some(write) = last_write {
+            self.disk_done(id, self.machines[&id].life, write);
+        }
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let Some(raft) = &machine.raft else { return };
+        // The answers to the last writes may have led to new ones, or to leadership.
+        if !machine.pending.is_empty() || raft.role() == Role::Leader {
+            return;
+        }
+        if !raft.holds(position) {
+            machine.log = entries.clone();
+            machine.disk.log = entries.clone();
+            machine.disk.base = position.index;
+            self.installations += 1;
+        }
+        let membership =
+            membership_at(&entries, position.index).unwrap_or_else(|| Self::membership_at_start(1));
+        self.input(id, Input::InstalledSnapshot { position, membership }, Vec::new());
     }
 
     /// Adds `other` as a learner, takes it out, or demotes it, as the leaders see it.
