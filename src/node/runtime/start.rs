@@ -86,6 +86,7 @@ impl Runtime {
             settings: self.setup.settings.clone(),
             seed: u64::from_str_radix(&random_hex(8), 16).expect("hex"),
             hard_state: log.hard_state(),
+            trusted: true,
             entries,
             members,
             feed_token: self.setup.feed_token.clone(),

@@ -68,6 +68,7 @@ impl Driven {
             settings: Arc::new(Settings::default()),
             seed: 1,
             hard_state: HardState { term: 1, vote: None },
+            trusted: true,
             entries: vec![wire::meta(&first).unwrap()],
             members: vec![(0, Members::default()), (1, all)],
             feed_token: b"token".to_vec(),

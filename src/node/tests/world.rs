@@ -1,11 +1,13 @@
 //! The world of paper.
 
 use crate::consensus::NodeId;
-use crate::log::{Entry, LogError, WriteRequest};
+use crate::log::{Entry, Hole, LogError, WriteRequest};
 use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
-use crate::node::{wire, World};
+use crate::node::{wire, Damage, World};
 use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// What the local Redis was sent as a replica.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +25,12 @@ pub struct PaperWorld {
     pub sent: Vec<(NodeId, wire::Encoded)>,
     pub dialled: Vec<NodeId>,
     entries: Vec<Entry>,
+    /// Entries that cannot be read; those with `true` are filled, and durable when the test says so.
+    damaged: BTreeMap<u64, bool>,
+    pub damage: Damage,
+    /// Links that are down.
+    pub unconnected: BTreeSet<NodeId>,
+    pub trust_written: bool,
     /// Last write taken; it is durable when the test says so.
     pub submitted: u64,
     pub fed: Vec<Fed>,
@@ -43,6 +51,10 @@ impl PaperWorld {
             sent: Vec::new(),
             dialled: Vec::new(),
             entries,
+            damaged: BTreeMap::new(),
+            damage: Damage::default(),
+            unconnected: BTreeSet::new(),
+            trust_written: false,
             submitted: 0,
             fed: Vec::new(),
             unsent: 0,
@@ -52,9 +64,39 @@ impl PaperWorld {
         }
     }
 
+    /// The record of this entry is damaged from now on.
+    pub fn damage(&mut self, index: u64) {
+        assert!(index <= self.last_index());
+        self.damaged.insert(index, false);
+        self.damage.found += 1;
+    }
+
+    /// What was filled is on the disk.
+    pub fn persist_filled(&mut self) {
+        let before = self.damaged.len();
+        self.damaged.retain(|_, filled| !*filled);
+        self.damage.repaired += (before - self.damaged.len()) as u64;
+    }
+
     /// Index of the last entry of the log.
     pub fn last_index(&self) -> u64 {
         self.entries.len() as u64
+    }
+}
+
+impl PaperWorld {
+    fn hole(&self, index: u64) -> Hole {
+        let entry = &self.entries[index as usize - 1];
+        Hole {
+            index,
+            term: entry.term,
+            kind: entry.kind,
+            payload_bytes: entry.payload.len() as u32,
+            file: PathBuf::from("1.log"),
+            offset: 4096 * index,
+            expected: "crc 1".into(),
+            found: "crc 2".into(),
+        }
     }
 }
 
@@ -80,8 +122,8 @@ impl World for PaperWorld {
         self.dialled = peers.iter().map(|(id, _)| *id).collect();
     }
 
-    fn peer_report(&mut self, _: NodeId) -> PeerReport {
-        PeerReport::default()
+    fn peer_report(&mut self, id: NodeId) -> PeerReport {
+        PeerReport { connected: !self.unconnected.contains(&id), ..PeerReport::default() }
     }
 
     fn rejected_links(&self) -> Vec<(&'static str, u64)> {
@@ -91,8 +133,10 @@ impl World for PaperWorld {
     fn submit(&mut self, request: WriteRequest) {
         assert!(request.id > self.submitted, "writes come in order");
         self.submitted = request.id;
+        self.trust_written |= request.regain_trust;
         if let Some(from) = request.truncate_from {
             self.entries.truncate(from as usize - 1);
+            self.damaged.split_off(&from);
         }
         for entry in request.entries {
             assert_eq!(entry.index, self.last_index() + 1, "the log has no holes");
@@ -102,7 +146,28 @@ impl World for PaperWorld {
     }
 
     fn read(&self, index: u64) -> Result<Entry, LogError> {
-        Ok(self.entries[index as usize - 1].clone())
+        match self.damaged.get(&index) {
+            Some(false) => Err(LogError::Damaged(Box::new(self.hole(index)))),
+            _ => Ok(self.entries[index as usize - 1].clone()),
+        }
+    }
+
+    fn holes(&self) -> Vec<Hole> {
+        self.damaged.keys().map(|index| self.hole(*index)).collect()
+    }
+
+    fn damage(&self) -> Damage {
+        self.damage
+    }
+
+    fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
+        let Some(filled) = self.damaged.get_mut(&entry.index) else { return Ok(false) };
+        if self.entries[entry.index as usize - 1] != entry {
+            let (file, index) = (PathBuf::from("1.log"), entry.index);
+            return Err(LogError::PayloadChanged { file, index, expected: 1, found: 2 });
+        }
+        *filled = true;
+        Ok(true)
     }
 
     fn log_report(&self) -> LogReport {
