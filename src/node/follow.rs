@@ -90,7 +90,7 @@ impl Node {
             }
             let (payloads, last, damaged) = gather(world, feed.next(), commit)?;
             if damaged {
-                self.healing.look_again();
+                self.healing.met(last + 1);
             }
             if last < feed.next() {
                 break; // the next entry is damaged: on when it is healed

@@ -105,14 +105,19 @@ impl Healing {
         &self.first
     }
 
-    /// A read has met damage, or the log was cut: the list of holes is to be looked at in this turn.
+    /// The log was cut, perhaps before a hole.
     pub fn look_again(&mut self) {
         self.look_again = true;
     }
 
+    /// A read has met damage. What is known already is being healed, and no reason for another turn.
+    pub fn met(&mut self, index: Index) {
+        self.look_again |= !self.missing.contains_key(&index);
+    }
+
     /// `peer` was to be sent an entry that cannot be read.
-    pub fn starves(&mut self, peer: NodeId) {
-        self.look_again = true;
+    pub fn starves(&mut self, peer: NodeId, index: Index) {
+        self.met(index);
         self.starved.insert(peer);
     }
 
@@ -316,8 +321,8 @@ impl Node {
         }
         match world.read(wanted.index) {
             Ok(entry) => Ok(Some(entry)),
-            Err(LogError::Damaged(_)) => {
-                self.healing.look_again = true;
+            Err(LogError::Damaged(hole)) => {
+                self.healing.met(hole.index);
                 Ok(None)
             }
             Err(error) => Err(error.into()),

@@ -328,7 +328,7 @@ impl Node {
             if payloads.len() < entries.len() {
                 // What lies before the damage may go. An empty message must not: its answer would ask for the next
                 // one at once, and so on without end. The core sends again when it takes this one for lost.
-                self.healing.starves(to);
+                self.healing.starves(to, prev.index + 1 + payloads.len() as u64);
                 entries.truncate(payloads.len());
                 if payloads.is_empty() {
                     return Ok(());

@@ -6,6 +6,7 @@ use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
 use crate::node::{wire, Damage, World};
 use bytes::Bytes;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -24,10 +25,14 @@ pub struct PaperWorld {
     replids: u64,
     pub sent: Vec<(NodeId, wire::Encoded)>,
     pub dialled: Vec<NodeId>,
-    entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
     /// Entries that cannot be read; those with `true` are filled, and durable when the test says so.
     damaged: BTreeMap<u64, bool>,
-    pub damage: Damage,
+    damage: Damage,
+    /// Damaged records that nobody has read yet.
+    unseen: RefCell<BTreeSet<u64>>,
+    /// Whether what is damaged on the disk can still be read from memory.
+    pub in_memory: bool,
     /// Links that are down.
     pub unconnected: BTreeSet<NodeId>,
     pub trust_written: bool,
@@ -53,6 +58,8 @@ impl PaperWorld {
             entries,
             damaged: BTreeMap::new(),
             damage: Damage::default(),
+            unseen: RefCell::default(),
+            in_memory: false,
             unconnected: BTreeSet::new(),
             trust_written: false,
             submitted: 0,
@@ -64,8 +71,14 @@ impl PaperWorld {
         }
     }
 
-    /// The record of this entry is damaged from now on.
-    pub fn damage(&mut self, index: u64) {
+    /// The same, but the log finds it only when it is read.
+    pub fn harm_unseen(&mut self, index: u64) {
+        self.harm(index);
+        self.unseen.get_mut().insert(index);
+    }
+
+    /// The record of this entry is damaged from now on, and the log knows.
+    pub fn harm(&mut self, index: u64) {
         assert!(index <= self.last_index());
         self.damaged.insert(index, false);
         self.damage.found += 1;
@@ -146,18 +159,21 @@ impl World for PaperWorld {
     }
 
     fn read(&self, index: u64) -> Result<Entry, LogError> {
+        self.unseen.borrow_mut().remove(&index);
         match self.damaged.get(&index) {
-            Some(false) => Err(LogError::Damaged(Box::new(self.hole(index)))),
+            Some(false) if !self.in_memory => Err(LogError::Damaged(Box::new(self.hole(index)))),
             _ => Ok(self.entries[index as usize - 1].clone()),
         }
     }
 
     fn holes(&self) -> Vec<Hole> {
-        self.damaged.keys().map(|index| self.hole(*index)).collect()
+        let unseen = self.unseen.borrow();
+        let known = self.damaged.keys().filter(|index| !unseen.contains(index));
+        known.map(|index| self.hole(*index)).collect()
     }
 
     fn damage(&self) -> Damage {
-        self.damage
+        Damage { found: self.damage.found - self.unseen.borrow().len() as u64, ..self.damage }
     }
 
     fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
