@@ -4,7 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use redisraft::log::record::{Mark, RecordType};
+use redisraft::log::record::{Mark, RecordType, BATCH_START};
 use redisraft::log::scan::Record;
 use redisraft::log::{LogError, ReadRecord, Reader, Torn};
 use serde_json::{json, Value};
@@ -67,7 +67,7 @@ impl Outline {
                     outline.truncations.push((ordinal, index));
                     outline.last_index = index - 1;
                 }
-                RecordType::Mark | RecordType::Seal => {}
+                RecordType::Mark | RecordType::Seal | RecordType::Copy => {}
                 RecordType::Normal | RecordType::NoOp | RecordType::Membership => outline.last_index = index,
             }
             ordinal += 1;
@@ -128,6 +128,7 @@ fn type_name(record_type: RecordType) -> &'static str {
         RecordType::Truncate => "truncate",
         RecordType::Mark => "mark",
         RecordType::Seal => "seal",
+        RecordType::Copy => "copy",
     }
 }
 
@@ -140,20 +141,19 @@ fn header_line(read: &ReadRecord, superseded: bool) -> String {
     let place = format!("{}:{offset}", file_name(read.file));
     let what = match record_type {
         RecordType::Truncate => format!("from {}", header.index),
+        RecordType::Copy => format!("of {}", header.index),
         RecordType::Seal => format!("after {}", header.index),
         RecordType::Mark => {
             let mark = Mark::decode(payload).expect("the reader checked it");
-            format!(
-                "durable to offset {} entry {} term {}, META {}",
-                mark.durable_offset, header.index, header.term, mark.meta_generation
-            )
+            format!("after {} term {}, META {}", header.index, header.term, mark.meta_generation)
         }
         RecordType::Normal | RecordType::NoOp | RecordType::Membership => {
             let note = if superseded { " (truncated later)" } else { "" };
             format!("{} term {} {} bytes{note}", header.index, header.term, header.length)
         }
     };
-    format!("{place} crc {:08x} {} {what}", header.crc, type_name(record_type))
+    let batch = if header.flags & BATCH_START != 0 { " (batch)" } else { "" };
+    format!("{place} crc {:08x} {} {what}{batch}", header.crc, type_name(record_type))
 }
 
 fn json_of(read: &ReadRecord, superseded: bool, with_payload: bool) -> Value {
@@ -168,8 +168,8 @@ fn json_of(read: &ReadRecord, superseded: bool, with_payload: bool) -> Value {
         "crc": format!("{:08x}", header.crc),
     });
     let fields = object.as_object_mut().expect("an object");
+    fields.insert("batch_start".into(), json!(header.flags & BATCH_START != 0));
     if let Some(mark) = Mark::decode(payload).filter(|_| record_type == RecordType::Mark) {
-        fields.insert("durable_offset".into(), json!(mark.durable_offset));
         fields.insert("meta_generation".into(), json!(mark.meta_generation));
     }
     if record_type.entry_kind().is_none() {

@@ -104,9 +104,9 @@ fn dump_as_json_loses_nothing() {
     assert_eq!((&objects[2]["index"], &objects[2]["no_command"]), (&3.into(), &"junk".into()));
     let objects = json_lines(&tool(&["dump", "--json", "--headers", &name]));
     let types: Vec<&str> = objects.iter().map(|object| object["type"].as_str().expect("a type")).collect();
-    assert_eq!(types, ["mark", "no-op", "membership", "normal", "mark", "truncate", "normal"]);
-    assert_eq!((&objects[3]["truncated"], &objects[6]["truncated"]), (&true.into(), &false.into()));
-    assert!(objects[3].get("commands").is_none());
+    assert_eq!(types, ["mark", "no-op", "membership", "copy", "normal", "truncate", "normal"]);
+    assert_eq!((&objects[4]["truncated"], &objects[6]["truncated"]), (&true.into(), &false.into()));
+    assert!(objects[4].get("commands").is_none());
 }
 
 #[test]
@@ -116,10 +116,10 @@ fn dump_headers_shows_every_record_in_its_place() {
     let lines = lines(&tool(&["dump", "--headers", &name]));
     assert_eq!(lines.len(), 7, "{lines:?}");
     assert!(
-        lines[0].starts_with("0000000001.log:4096 crc ") && lines[0].contains("mark durable to offset 0")
+        lines[0].starts_with("0000000001.log:4096 crc ") && lines[0].ends_with("mark after 0 term 0, META 2")
     );
-    assert!(lines[3].ends_with("normal 3 term 2 14 bytes (truncated later)"), "{}", lines[3]);
-    assert!(lines[5].ends_with("truncate from 3"), "{}", lines[5]);
+    assert!(lines[4].ends_with("normal 3 term 2 14 bytes (truncated later)"), "{}", lines[4]);
+    assert!(lines[5].ends_with("truncate from 3 (batch)"), "{}", lines[5]);
 }
 
 #[test]
@@ -142,17 +142,17 @@ fn verify_says_clean_torn_or_damaged() {
     assert!(text(&output.stdout).contains("torn tail, not damage"), "{output:?}");
 
     let mut damaged = clean.clone();
-    damaged[4096 + 48 + 5] ^= 1;
+    damaged[4096 + 40 + 5] ^= 1;
     std::fs::write(&segment, &damaged).expect("write");
     let output = tool(&["verify", &name]);
     assert_eq!(output.status.code(), Some(1));
     let report = text(&output.stdout);
-    assert!(report.contains("0000000001.log at offset 4144 (entry 1): damaged"), "{report}");
+    assert!(report.contains("0000000001.log at offset 4136 (entry 1): damaged"), "{report}");
     let object = &json_lines(&tool(&["verify", "--json", &name]))[0];
-    assert_eq!((&object["result"], &object["offset"]), (&"damaged".into(), &4144.into()));
+    assert_eq!((&object["result"], &object["offset"]), (&"damaged".into(), &4136.into()));
     let output = tool(&["dump", &name]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty() && text(&output.stderr).contains("offset 4144"));
+    assert!(output.stdout.is_empty() && text(&output.stderr).contains("offset 4136"));
     assert_eq!(std::fs::read(&segment).expect("read"), damaged, "the tool changes nothing");
 
     std::fs::write(&segment, &clean).expect("write");
