@@ -52,6 +52,7 @@ use local::Local;
 use members::Members;
 use report::Reports;
 use settings::Settings;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Everything outside the node that it acts upon.
@@ -108,6 +109,14 @@ pub enum Fatal {
     Promotion(String),
     #[error("the log holds an entry that cannot be read: {0}")]
     Entry(#[from] wire::WireError),
+    #[error(
+        "{hole}; {reason}. Nothing was changed; run `raftlog-tool verify {dir}`, then put the file back, or, if that \
+         cannot be done, give up this entry and all after it: `raftlog-tool repair --truncate-at {index} \
+         --accept-data-loss {dir}`",
+        dir = .directory.display(),
+        index = .hole.index
+    )]
+    Unhealable { hole: Box<Hole>, reason: &'static str, directory: PathBuf },
 }
 
 /// What a node is started with.
