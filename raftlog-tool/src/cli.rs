@@ -9,7 +9,7 @@ use crate::select::Selection;
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  clean (a torn tail is no damage: it was never acknowledged)
-  1  damage: records that were acknowledged cannot be read, or do not belong to this log; of `diff`: the logs differ
+  1  damage: what was acknowledged cannot be read, or is of another log; of `diff`: they differ
   2  wrong usage, or no log in DIR
   3  a file could not be read or written
   4  the log is in use, and the command needs its lock (`repair`)
@@ -19,7 +19,7 @@ Exit codes:
 const ABOUT: &str = "\
 Looks into the Raft log of a redis-raft node: shows, checks, compares, exports and mends it.
 
-DIR is the directory that raft.log-filename names, below the server's dir. All commands but `repair` only read, take
+DIR is the directory that raft.log-filename names, below the server's dir. All commands but `repair` only read, take \
 no lock, and work beside a running server. Data goes to stdout, diagnostics to stderr.";
 
 #[derive(Parser)]
@@ -84,13 +84,13 @@ Examples:
   raftlog-tool dump --last 10 raftlog
   raftlog-tool dump --from 100 --to 200 --format jsonl raftlog | jq .commands
   raftlog-tool dump --key 'user:*' --db 0 --values raftlog
-  raftlog-tool dump --type membership raftlog           who belonged to the cluster, and since which entry
-  raftlog-tool dump --headers raftlog                   every record as it stands in the files, truncated ones too
+  raftlog-tool dump --type membership raftlog         who belonged to the cluster, and since when
+  raftlog-tool dump --headers raftlog                 every record as it stands in the files
   raftlog-tool dump --format hex --headers --last 1 raftlog
-  raftlog-tool dump --last 0 --follow raftlog           what a running node writes, as it writes it
+  raftlog-tool dump --last 0 --follow raftlog         what a running node writes, as it writes it
 
-What is printed is in the log of this node. Whether it is committed is not in the log: the last entries of a node may
-be truncated when another node leads. See `commit index` in INFO raft of a running node.";
+What is printed is in the log of this node. Whether it is committed is not in the log: the last entries of a node may \
+be truncated when another node leads. See raft_commit_index in INFO raft of a running node.";
 
 /// Print the entries of a log, with the commands they carry
 #[derive(Args)]
@@ -233,9 +233,9 @@ const DIFF_EXAMPLES: &str = "\
 Examples:
   raftlog-tool diff node1/raftlog node2/raftlog
 
-Two logs of one cluster that hold an entry of the same index and term are equal up to it (Log Matching, Raft section
-5.3). They may differ at their ends, in entries that are not committed: then the terms differ. Logs that hold
-different entries of one index and one term are no tails: one of them is damaged, or was changed.";
+Two logs of one cluster that hold an entry of the same index and term are equal up to it (Log Matching, Raft section \
+5.3). They may differ at their ends, in entries that are not committed: then the terms differ. Where they hold \
+different entries of one index and one term, one of them was changed, or damaged and not noticed.";
 
 /// Compare the logs of two nodes: the first entry in which they differ
 #[derive(Args)]
@@ -277,15 +277,16 @@ pub struct MetaArguments {
 const EXPORT_EXAMPLES: &str = "\
 Examples:
   raftlog-tool export --to 123456 raftlog | redis-cli -p 7000 --pipe
-  raftlog-tool export --to 123456 raftlog > data/appendonly.aof && redis-server --appendonly yes --dir data
+  raftlog-tool export --to 123456 raftlog > data/appendonly.aof
+  redis-server --port 7000 --appendonly yes --dir data
 
---to is yours to give, because the log does not say what is committed: ask a running node for raft_commit_index in
-INFO raft, or find the entry with `find` or `dump`. --all takes the log to its end, with entries at the end that the
+--to is yours to give, because the log does not say what is committed: ask a running node for raft_commit_index in \
+INFO raft, or find the entry with `find` or `dump`. --all takes the log to its end, with entries at the end that the \
 cluster may never have committed.
 
-The second way, loading the export as an append only file, is exact at any time. By the first, Redis runs the commands
-as those of a client: a key whose time to live is over is gone at once, and a later command that would have changed it
-finds nothing. A note on stderr says whether the export holds such keys.";
+The second way, loading the export as an append only file, is exact at any time. By the first, Redis runs the \
+commands as those of a client: a key whose time to live is over is gone at once, and a later command that would have \
+changed it finds nothing. A note on stderr says whether the export holds such keys.";
 
 /// Print entries as plain RESP, which rebuilds the dataset as it was at any point in time
 #[derive(Args)]

@@ -11,22 +11,21 @@ use crate::source::{Item, Outline};
 
 /// Options that choose entries.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Which entries")]
 pub struct Selection {
     /// From this index on
-    #[arg(long, value_name = "INDEX")]
+    #[arg(long, value_name = "INDEX", help_heading = "Which entries")]
     pub from: Option<u64>,
     /// Up to this index, included
-    #[arg(long, value_name = "INDEX")]
+    #[arg(long, value_name = "INDEX", help_heading = "Which entries")]
     pub to: Option<u64>,
     /// Only entries of this term
-    #[arg(long, value_name = "TERM")]
+    #[arg(long, value_name = "TERM", help_heading = "Which entries")]
     pub term: Option<u64>,
     /// Only entries of these types
-    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', help_heading = "Which entries")]
     pub types: Vec<TypeName>,
     /// Only commands that work in this database
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", help_heading = "Which entries")]
     pub db: Option<u64>,
 }
 
