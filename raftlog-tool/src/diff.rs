@@ -244,7 +244,7 @@ fn at(
     take: &mut dyn FnMut(&Item) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let read = source.read("comparing", &mut |item| {
-        if !item.is_entry() || item.superseded || item.read.record.header.index != index {
+        if !item.is_live() || item.read.record.header.index != index {
             return Ok(ControlFlow::Continue(()));
         }
         take(&item).map(|()| ControlFlow::Break(()))

@@ -10,9 +10,9 @@ use crate::follow;
 use crate::object::{RecordObject, SCHEMA};
 use crate::resp_stream::RespStream;
 use crate::select::{Filter, TypeName};
-use crate::source::{Item, Source};
+use crate::source::{EntryState, Item, Source};
 use crate::text::{self, Output};
-use redisraft::log::record::{padding_bytes, Mark, RecordType};
+use redisraft::log::record::{padding_bytes, Mark, RecordType, BATCH_START};
 use redisraft::log::scan::Record;
 
 pub fn run(arguments: &DumpArguments, output: &mut Output) -> Result<u8, Failure> {
@@ -144,7 +144,8 @@ impl Printer {
             DumpFormat::Resp => self.print_resp(item, output),
             DumpFormat::Text if self.headers => {
                 let line = header_line(item);
-                let style = if item.superseded { text::QUIET } else { anstyle::Style::new() };
+                let gone = item.state.is_some_and(|state| state != EntryState::Live);
+                let style = if gone { text::QUIET } else { anstyle::Style::new() };
                 output.styled(style, &line)?;
                 output.write_all(b"\n")
             }
@@ -238,20 +239,23 @@ pub fn header_line(item: &Item) -> String {
     let file = text::file_name(item.read.file);
     let what = match record_type {
         RecordType::Truncate => format!("from {}", header.index),
+        RecordType::Copy => format!("of {}", header.index),
         RecordType::Seal => format!("after {}", header.index),
         RecordType::Mark => {
-            let mark = Mark::decode(payload).expect("the reader checked it");
-            format!(
-                "durable to offset {} entry {} term {}, META {}",
-                mark.durable_offset, header.index, header.term, mark.meta_generation
-            )
+            let generation = Mark::decode(payload).expect("the reader checked it").meta_generation;
+            format!("after {} term {}, META {generation}", header.index, header.term)
         }
         RecordType::Normal | RecordType::NoOp | RecordType::Membership => {
-            let note = if item.superseded { " (truncated later)" } else { "" };
+            let note = match item.state {
+                Some(EntryState::Truncated) => " (truncated later)",
+                Some(EntryState::Purged) => " (purged)",
+                _ => "",
+            };
             format!("{} term {} {} bytes{note}", header.index, header.term, header.length)
         }
     };
-    format!("{file}:{offset} crc {:08x} {} {what}", header.crc, TypeName::of(record_type).name())
+    let batch = if header.flags & BATCH_START != 0 { " (batch start)" } else { "" };
+    format!("{file}:{offset} crc {:08x} {} {what}{batch}", header.crc, TypeName::of(record_type).name())
 }
 
 /// The record as it stands in the file: header, payload and padding.

@@ -13,7 +13,7 @@ use redisraft::log::{LogError, ReadRecord, ScanEnd};
 
 use crate::dump::Printer;
 use crate::failure::Failure;
-use crate::source::{Item, Source};
+use crate::source::{EntryState, Item, Source};
 use crate::text::Output;
 
 /// How often a log that stands still is looked at.
@@ -38,7 +38,7 @@ fn catch_up(source: &Source, printer: &mut Printer, output: &mut Output) -> Resu
         if source.has_read((read.segment_sequence, read.record.offset)) {
             return ControlFlow::Continue(());
         }
-        match printer.print_live(&Item { read, superseded: false }, output) {
+        match printer.print_live(&just_written(read), output) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failure = Some(error);
@@ -47,6 +47,12 @@ fn catch_up(source: &Source, printer: &mut Printer, output: &mut Output) -> Resu
         }
     })?;
     failure.map_or(Ok(end), |error| Err(error.into()))
+}
+
+/// Nobody knows yet whether it stays.
+fn just_written(read: ReadRecord<'_>) -> Item<'_> {
+    let state = read.record.record_type.entry_kind().map(|_| EntryState::Live);
+    Item { read, state }
 }
 
 /// The place behind the last record that was printed.
@@ -96,7 +102,7 @@ impl Tail {
             Step::Record(record) => {
                 let sealed = record.record_type == RecordType::Seal;
                 let read = ReadRecord { file: &segment.path, segment_sequence: self.sequence, record };
-                printer.print_live(&Item { read, superseded: false }, output)?;
+                printer.print_live(&just_written(read), output)?;
                 if sealed {
                     self.prev_crc = segment.scanner.prev_crc();
                     self.sequence += 1;

@@ -40,6 +40,8 @@ struct MetaObject {
     first_segment: u32,
     floor_segment: u32,
     floor_offset: u64,
+    /// Acknowledged entries may have been cut away: the node does not vote until it has caught up.
+    distrusted: bool,
 }
 
 /// One of the four copies.
@@ -64,6 +66,7 @@ impl MetaObject {
             first_segment: meta.first_sequence,
             floor_segment: meta.floor_sequence,
             floor_offset: meta.floor_offset,
+            distrusted: meta.distrusted,
         }
     }
 }
@@ -149,6 +152,13 @@ fn print(report: &Report, output: &mut Output) -> Result<(), Failure> {
         writeln!(output, "floor       segment {}, offset {}", meta.floor_segment, meta.floor_offset)?;
         writeln!(output, "            (all before it was durable when META was written)")?;
         writeln!(output, "generation  {}", meta.generation)?;
+        if meta.distrusted {
+            output.styled(text::WARNING, "distrusted")?;
+            writeln!(
+                output,
+                "  acknowledged entries may have been cut away: no vote until it has caught up"
+            )?;
+        }
     }
     for copy in &report.copies {
         let generation =

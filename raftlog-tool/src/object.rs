@@ -1,12 +1,12 @@
 //! The JSON objects of records.
 
-use redisraft::log::record::{Mark, RecordType};
+use redisraft::log::record::{Mark, RecordType, BATCH_START};
 use redisraft::log::scan::Record;
 use serde::Serialize;
 
 use crate::effects::{Effect, Walk};
 use crate::select::TypeName;
-use crate::source::Item;
+use crate::source::{EntryState, Item};
 use crate::text::{file_name, JsonBytes};
 
 /// Version of all JSON objects; grows when a field changes its meaning or goes away.
@@ -23,8 +23,8 @@ pub struct RecordObject<'r> {
     index: u64,
     term: u64,
     crc: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    durable_offset: Option<u64>,
+    /// When it was written, everything before it in its segment was on the disk.
+    batch_start: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     meta_generation: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +32,7 @@ pub struct RecordObject<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_crc: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    truncated: Option<bool>,
+    state: Option<EntryState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     commands: Option<Vec<CommandObject<'r>>>,
     /// What stands behind the last command and is none.
@@ -66,20 +66,19 @@ impl<'r> RecordObject<'r> {
             index: header.index,
             term: header.term,
             crc: format!("{:08x}", header.crc),
-            durable_offset: mark.map(|mark| mark.durable_offset),
+            batch_start: header.flags & BATCH_START != 0,
             meta_generation: mark.map(|mark| mark.meta_generation),
             payload_bytes: None,
             payload_crc: None,
-            truncated: None,
+            state: item.state,
             commands: None,
             no_command: None,
         };
-        if !item.is_entry() {
+        if item.state.is_none() {
             return object;
         }
         object.payload_bytes = Some(header.length);
         object.payload_crc = Some(format!("{payload_crc:08x}"));
-        object.truncated = Some(item.superseded);
         if with_payload && record_type != RecordType::NoOp {
             let mut walk = Walk::new(payload);
             let mut commands = Vec::new();

@@ -40,10 +40,12 @@ pub enum TypeName {
     Membership,
     /// Drops an entry and all after it (with --headers)
     Truncate,
-    /// Says what was durable (with --headers)
+    /// Says which META was durable (with --headers)
     Mark,
     /// Ends a segment (with --headers)
     Seal,
+    /// Repeats a membership (with --headers)
+    Copy,
 }
 
 impl TypeName {
@@ -55,6 +57,7 @@ impl TypeName {
             RecordType::Truncate => TypeName::Truncate,
             RecordType::Mark => TypeName::Mark,
             RecordType::Seal => TypeName::Seal,
+            RecordType::Copy => TypeName::Copy,
         }
     }
 
@@ -66,6 +69,7 @@ impl TypeName {
             TypeName::Truncate => "truncate",
             TypeName::Mark => "mark",
             TypeName::Seal => "seal",
+            TypeName::Copy => "copy",
         }
     }
 }
@@ -77,7 +81,7 @@ pub struct Filter {
     types: Vec<TypeName>,
     db: Option<u64>,
     key: Option<Glob>,
-    /// Records that are no entries, and entries that were truncated.
+    /// Records that are no entries, and entries that were truncated or purged.
     all_records: bool,
 }
 
@@ -119,7 +123,7 @@ impl Filter {
     /// Whether a record is chosen, its commands apart.
     pub fn takes_record(&self, item: &Item) -> bool {
         let record = &item.read.record;
-        (self.all_records || item.is_entry() && !item.superseded)
+        (self.all_records || item.is_live())
             && self.indexes.contains(&record.header.index)
             && self.term.is_none_or(|term| record.header.term == term)
             && (self.types.is_empty() || self.types.contains(&TypeName::of(record.record_type)))

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use redisraft::log::record::RecordType;
-use redisraft::log::{LogError, ReadRecord, Reader, Torn};
+use redisraft::log::scan::Record;
+use redisraft::log::{LogError, ReadRecord, Reader, ScanEnd, Torn, Visitor};
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::holder;
@@ -40,17 +42,33 @@ pub struct Outline {
     pub damage: Option<LogError>,
 }
 
-/// A record, and whether a later truncation drops its entry.
+/// A record, and what became of its entry.
 pub struct Item<'r> {
     pub read: ReadRecord<'r>,
-    pub superseded: bool,
+    /// `None` if it is no entry.
+    pub state: Option<EntryState>,
+}
+
+/// Whether an entry that is read belongs to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryState {
+    /// A start would load it.
+    Live,
+    /// A later record drops it.
+    Truncated,
+    /// It stands in the first segment that was kept, before the entry that the log begins with.
+    Purged,
 }
 
 impl Item<'_> {
-    pub fn is_entry(&self) -> bool {
-        self.read.record.record_type.entry_kind().is_some()
+    pub fn is_live(&self) -> bool {
+        self.state == Some(EntryState::Live)
     }
 }
+
+/// How often reading begins anew behind what it has read because a running node purged it meanwhile.
+const PURGE_RETRIES: usize = 16;
 
 impl Source {
     /// Opens the log and makes the first pass. `streams`: data is printed while it is read. Damage is no error yet:
@@ -58,9 +76,9 @@ impl Source {
     pub fn open(directory: &Path, streams: bool) -> Result<Source, Failure> {
         // Asked before reading: a server that starts meanwhile is none that wrote what is read first.
         let writer = holder::find(directory);
-        let reader = Reader::open(directory)?;
+        let mut reader = Reader::open(directory)?;
         let mut progress = Progress::new(directory, streams);
-        let outline = Outline::of(&reader, &mut progress)?;
+        let outline = Outline::of(&mut reader, directory, &mut progress)?;
         Ok(Source { directory: directory.to_path_buf(), reader, writer, outline, progress })
     }
 
@@ -70,18 +88,22 @@ impl Source {
         what: &'static str,
         visit: &mut dyn FnMut(Item<'_>) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
-        let Source { reader, outline, progress, .. } = self;
+        let Source { reader, outline, progress, directory, .. } = self;
         progress.pass(what);
         let mut failure = None;
-        let scan = reader.scan(&mut |read| {
+        let mut handed_out = None;
+        scan_on(reader, directory, &mut |read| {
             let place = (read.segment_sequence, read.record.offset);
+            if handed_out.is_some_and(|last| place <= last) {
+                return ControlFlow::Continue(());
+            }
             if place > outline.end {
                 return ControlFlow::Break(());
             }
+            handed_out = Some(place);
             progress.record(place.0, place.1);
-            let superseded = read.record.record_type.entry_kind().is_some()
-                && outline.is_superseded(place, read.record.header.index);
-            match visit(Item { read, superseded }) {
+            let state = outline.state(place, &read.record);
+            match visit(Item { read, state }) {
                 Ok(ControlFlow::Continue(())) if place < outline.end => ControlFlow::Continue(()),
                 Ok(_) => ControlFlow::Break(()),
                 Err(error) => {
@@ -89,11 +111,10 @@ impl Source {
                     ControlFlow::Break(())
                 }
             }
-        });
+        })?;
         if let Some(failure) = failure {
             return Err(failure);
         }
-        scan?;
         outline.damage.clone().map_or(Ok(()), |damage| Err(damage.into()))
     }
 
@@ -102,16 +123,27 @@ impl Source {
         place <= self.outline.end
     }
 
-    /// Hands out the entries that a start would load.
+    /// Hands out the entries that a start would load, without a gap.
     pub fn read_entries(
         &mut self,
         what: &'static str,
         visit: &mut dyn FnMut(&ReadRecord<'_>) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
+        let mut next = self.outline.first_index;
+        let directory = self.directory.clone();
         self.read(what, &mut |item| {
-            if !item.is_entry() || item.superseded {
+            if !item.is_live() {
                 return Ok(ControlFlow::Continue(()));
             }
+            let index = item.read.record.header.index;
+            if index != next {
+                let directory = directory.display();
+                return Err(Failure::Usage(format!(
+                    "{directory}: entries {next}..={} were purged while they were read; start again",
+                    index - 1
+                )));
+            }
+            next += 1;
             visit(&item.read)
         })
     }
@@ -132,25 +164,44 @@ impl Source {
     }
 }
 
+/// Scans, and begins anew with the next META when a running node purged or recycled what was being read. The visitor
+/// sees records again then.
+pub fn scan_on(reader: &mut Reader, directory: &Path, visit: &mut Visitor) -> Result<ScanEnd, LogError> {
+    let mut retries = 0;
+    loop {
+        let error = match reader.scan(visit) {
+            Ok(end) => return Ok(end),
+            Err(error) => error,
+        };
+        let newer = Reader::open(directory)?;
+        if newer.meta().first_sequence <= reader.meta().first_sequence || retries == PURGE_RETRIES {
+            return Err(error);
+        }
+        *reader = newer;
+        retries += 1;
+    }
+}
+
 impl Outline {
-    fn of(reader: &Reader, progress: &mut Progress) -> Result<Outline, Failure> {
+    fn of(reader: &mut Reader, directory: &Path, progress: &mut Progress) -> Result<Outline, Failure> {
         progress.pass("reading");
-        let base = reader.meta().base_index;
-        let mut outline = Outline { first_index: base + 1, last_index: base, ..Outline::default() };
-        let scan = reader.scan(&mut |read| {
+        let mut outline = Outline::default();
+        let mut seen = None;
+        let scan = scan_on(reader, directory, &mut |read| {
             let place = (read.segment_sequence, read.record.offset);
-            progress.record(place.0, place.1);
-            let header = read.record.header;
-            if read.record.record_type.entry_kind().is_some() {
-                outline.last_index = header.index;
-                outline.last_term = header.term;
-            } else if read.record.record_type == RecordType::Truncate {
-                outline.truncations.push((place, header.index));
-                outline.last_index = header.index - 1;
+            if seen.is_some_and(|last| place <= last) {
+                return ControlFlow::Continue(());
             }
-            outline.end = place;
+            seen = Some(place);
+            progress.record(place.0, place.1);
+            outline.take(place, &read.record);
             ControlFlow::Continue(())
         });
+        let base = (reader.meta().base_index, reader.meta().base_term);
+        outline.first_index = base.0 + 1;
+        if outline.last_index <= base.0 {
+            (outline.last_index, outline.last_term) = base;
+        }
         match scan {
             Ok(end) => {
                 outline.last_term = end.sequence.last_term();
@@ -169,9 +220,26 @@ impl Outline {
         Ok(outline)
     }
 
-    /// Whether a later truncation drops the entry.
-    fn is_superseded(&self, place: Place, index: u64) -> bool {
+    fn take(&mut self, place: Place, record: &Record) {
+        let header = record.header;
+        if record.record_type.entry_kind().is_some() {
+            (self.last_index, self.last_term) = (header.index, header.term);
+        } else if record.record_type == RecordType::Truncate {
+            self.truncations.push((place, header.index));
+            self.last_index = header.index - 1;
+        }
+        self.end = place;
+    }
+
+    fn state(&self, place: Place, record: &Record) -> Option<EntryState> {
+        record.record_type.entry_kind()?;
+        let index = record.header.index;
         let later = self.truncations.partition_point(|truncation| truncation.0 <= place);
-        self.truncations.get(later).is_some_and(|truncation| truncation.1 <= index)
+        let dropped = self.truncations.get(later).is_some_and(|truncation| truncation.1 <= index);
+        Some(match (dropped, index < self.first_index) {
+            (true, _) => EntryState::Truncated,
+            (false, true) => EntryState::Purged,
+            (false, false) => EntryState::Live,
+        })
     }
 }

@@ -13,7 +13,7 @@ use crate::effects::Walk;
 use crate::failure::{Failure, CLEAN};
 use crate::object::SCHEMA;
 use crate::select::{Filter, TypeName};
-use crate::source::{Item, Source};
+use crate::source::{EntryState, Item, Source};
 use crate::text::{self, grouped, quote, size, Output};
 
 /// Most different names of a table that are counted; more are counted together.
@@ -170,7 +170,7 @@ impl Count {
         let record = &item.read.record;
         let header = &record.header;
         self.segment(item);
-        self.truncated += u64::from(item.superseded);
+        self.truncated += u64::from(item.state == Some(EntryState::Truncated));
         if !self.filter.takes(item) {
             return;
         }
@@ -203,7 +203,7 @@ impl Count {
         let segment = self.segments.last_mut().expect("just pushed");
         segment.records += 1;
         segment.used_bytes = record.offset + record_bytes(record.header.length);
-        if item.is_entry() && !item.superseded {
+        if item.is_live() {
             segment.entries += 1;
             segment.first_index.get_or_insert(record.header.index);
             segment.last_index = Some(record.header.index);

@@ -12,6 +12,7 @@ use crate::failure::{exit_code_of, Failure, CLEAN, DAMAGE};
 use crate::holder;
 use crate::object::SCHEMA;
 use crate::progress::Progress;
+use crate::source::scan_on;
 use crate::text::{self, grouped, Output};
 
 pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failure> {
@@ -20,12 +21,15 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
     let mut findings = Findings::default();
     let mut progress = Progress::new(&arguments.directory, false);
     progress.pass("verifying");
-    let read = Reader::open(&arguments.directory).and_then(|reader| {
-        let end = reader.scan(&mut |read| {
-            progress.record(read.segment_sequence, read.record.offset);
-            if arguments.deep {
+    let mut seen = None;
+    let read = Reader::open(&arguments.directory).and_then(|mut reader| {
+        let end = scan_on(&mut reader, &arguments.directory, &mut |read| {
+            let place = (read.segment_sequence, read.record.offset);
+            progress.record(place.0, place.1);
+            if arguments.deep && seen.is_none_or(|last| last < place) {
                 findings.record(&read);
             }
+            seen = seen.max(Some(place));
             ControlFlow::Continue(())
         })?;
         Ok((reader, end))
@@ -108,6 +112,13 @@ impl Report<'_> {
                 "note: torn tail, not damage: {bytes} bytes of {file} at offset {offset} ({then}): {reason}"
             )?;
         }
+        if self.reader.meta().distrusted {
+            output.styled(text::WARNING, "note")?;
+            writeln!(
+                output,
+                ": cut by a repair; the node does not vote until it has caught up with the others"
+            )?;
+        }
         let copies = self.reader.damaged_meta_copies();
         if copies > 0 {
             output.styled(text::BAD, "damage")?;
@@ -156,6 +167,7 @@ impl Report<'_> {
             "node_id": meta.owner.node_id,
             "term": meta.hard_state.term,
             "vote": meta.hard_state.vote,
+            "distrusted": meta.distrusted,
             "damaged_meta_copies": self.reader.damaged_meta_copies(),
             "incomplete_indexes": self.incomplete_indexes(),
             "leftovers": self.end.leftovers,

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::disk::{Disk, FileHandle, Guard, Mode};
 use super::error::LogError;
-use super::index_file::{self, IndexEntry, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES};
+use super::index_file::{self, FrameBuilder, IndexEntry};
 use super::meta::{self, Meta, META_NAME};
 use super::prepare::{adopt, prepare, Prepared};
 use super::reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn};
-use super::record::{record_bytes, RecordType};
+use super::record::RecordType;
 use super::scan::{end_of_data, Scanner, Step};
 use super::segment::*;
 use super::table::{Line, Table};
@@ -119,7 +119,7 @@ pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64
                 }
                 leftovers.push(file);
             }
-            FileName::Index(_) | FileName::Temporary => leftovers.push(file),
+            FileName::Index(_) | FileName::Free(_) | FileName::Temporary => leftovers.push(file),
             FileName::Other => {}
         }
     }
@@ -152,13 +152,13 @@ pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Resul
     let reader = Reader::open_on(disk.clone(), directory)?;
     let mut meta = reader.meta().clone();
     let mut table = Table::new(meta.base_index, meta.base_term, LOG_CACHE_BYTES);
-    let end = reader.scan(&mut |read| {
+    let mut end = reader.scan(&mut |read| {
         load(&mut table, read);
         ControlFlow::Continue(())
     })?;
     assert!(table.last_index() == end.sequence.last_index(), "the table follows the records");
     let repair = Repair { disk: disk.as_ref(), directory };
-    let rebuilt_indexes = repair.apply(&end)?;
+    let rebuilt_indexes = repair.apply(&mut end)?;
     let damaged_meta_copies = reader.damaged_meta_copies();
     if damaged_meta_copies > 0 {
         repair.rewrite_meta(&mut meta)?;
@@ -174,8 +174,9 @@ pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Resul
         (meta.floor_sequence, meta.floor_offset) = (last.sequence, last.offset);
         if !last.sealed {
             let index = index_path(directory, last.sequence);
-            let index_offset = (INDEX_HEADER_BYTES + last.index_lines * INDEX_ENTRY_BYTES) as u64;
-            active = Some(Active::resume(disk.as_ref(), view.clone(), last.offset, index, index_offset)?);
+            let index = (index, last.index_bytes);
+            let written = (last.offset, last.meta_generation);
+            active = Some(Active::resume(disk.as_ref(), view.clone(), written, index)?);
         }
     }
     let recovery = Recovery {
@@ -216,6 +217,9 @@ fn sync_segments(disk: &dyn Disk, directory: &Path) -> Result<(), LogError> {
 fn load(table: &mut Table, read: ReadRecord) {
     let header = read.record.header;
     if let Some(kind) = read.record.record_type.entry_kind() {
+        if header.index < table.first_index() {
+            return;
+        }
         table.push_recovered(Line {
             term: header.term,
             offset: read.record.offset as u32,
@@ -224,7 +228,7 @@ fn load(table: &mut Table, read: ReadRecord) {
             kind,
         });
     } else if read.record.record_type == RecordType::Truncate {
-        table.truncate(header.index);
+        table.truncate(header.index.max(table.first_index()));
     }
 }
 
@@ -241,15 +245,17 @@ struct Repair<'d> {
 }
 
 impl Repair<'_> {
-    fn apply(&self, end: &ScanEnd) -> Result<Vec<PathBuf>, LogError> {
+    fn apply(&self, end: &mut ScanEnd) -> Result<Vec<PathBuf>, LogError> {
         if let Some(torn) = &end.torn {
             self.zero(torn)?;
         }
         let mut rebuilt = Vec::new();
-        for segment in end.segments.iter().filter(|segment| segment.header.is_some() && !segment.index_intact)
-        {
+        let used = end.segments.iter_mut().filter(|segment| segment.header.is_some());
+        for segment in used.filter(|segment| !segment.index_intact) {
             let path = index_path(self.directory, segment.sequence);
-            index_file::replace(self.disk, &path, &rebuild_index(segment))?;
+            let index = rebuild_index(segment);
+            index_file::replace(self.disk, &path, &index)?;
+            segment.index_bytes = index.len() as u64;
             rebuilt.push(path);
         }
         remove_all(self.disk, &end.leftovers)?;
@@ -311,8 +317,9 @@ impl Repair<'_> {
         let bytes: &[u8] = (*next.map).as_ref();
         let capacity = bytes.len() as u64;
         let usable = capacity >= LOG_SEGMENT_MIN_BYTES && capacity % BLOCK_BYTES as u64 == 0;
-        if usable && end_of_data(bytes, 0) == 0 {
-            return adopt(self.disk, self.directory, next_sequence).map(Some);
+        if usable && bytes[..SEGMENT_HEADER_BYTES] == [0; SEGMENT_HEADER_BYTES] {
+            let recycled = end_of_data(bytes, SEGMENT_HEADER_BYTES as u64) > SEGMENT_HEADER_BYTES as u64;
+            return adopt(self.disk, self.directory, next_sequence, recycled).map(Some);
         }
         // Cut, or grown by a crash half-way: a new file takes its name.
         prepare(self.disk, self.directory, next_sequence, segment_bytes, &AtomicBool::new(false)).map(Some)
@@ -323,15 +330,15 @@ impl Repair<'_> {
 fn rebuild_index(segment: &SegmentEnd) -> Vec<u8> {
     let header = segment.header.as_ref().expect("segments in use have a header");
     let mut index = index_file::encode_header(header.salt, segment.sequence).to_vec();
+    let mut frames = FrameBuilder::new(header.salt);
     let mut scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
     let segment_bytes: &[u8] = (*segment.map).as_ref();
     while scanner.offset() < segment.offset {
         let Step::Record(record) = scanner.next(segment_bytes) else { break };
-        assert!(scanner.offset() == record.offset + record_bytes(record.header.length));
-        if record.record_type != RecordType::Mark {
-            let line = IndexEntry::of(&record.header, record.record_type, record.offset as u32);
-            index.extend_from_slice(&line.encode(header.salt));
+        if record.record_type.is_indexed() {
+            frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
         }
     }
+    index.extend_from_slice(&frames.take());
     index
 }

@@ -2,17 +2,17 @@
 //!
 //! Order of effects, on which recovery rests:
 //! 1. META before the entries of the same batch.
-//! 2. A batch only after the one before is durable; its mark says so.
+//! 2. A batch only after the one before is durable; the flag of its first record says so.
 //! 3. A segment's header with its first batch, only after the seal of the segment before is durable.
-//! 4. Lines of the index file only after their records are durable; a batch is acknowledged after them.
+//! 4. Frames of the index file only after their records are durable; a batch is acknowledged after them.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::disk::{Disk, FileHandle, Map, Mode};
 use super::error::LogError;
-use super::index_file::{IndexEntry, INDEX_HEADER_BYTES};
+use super::index_file::{FrameBuilder, IndexEntry, INDEX_HEADER_BYTES};
 use super::meta::{self, Meta, META_NAME};
 use super::prepare::{Prepared, Preparer};
 use super::record::*;
@@ -51,8 +51,10 @@ pub struct Active {
     index_path: PathBuf,
     index_file: FileHandle,
     index_offset: u64,
-    /// Lines of records that are written but not known to be durable.
-    index_lines: Vec<u8>,
+    /// Records that are written but not known to be durable.
+    frames: FrameBuilder,
+    /// Generation of META in the last mark; 0 if there is none.
+    marked_generation: u64,
     /// Where `buffer` belongs; a multiple of the block size.
     block_offset: u64,
     /// The bytes from `block_offset` on: a block that is partly written already, then what is to be written.
@@ -68,7 +70,7 @@ impl Active {
 
     /// A prepared segment, its header to be written with the first batch.
     fn begin(prepared: Prepared, header: &SegmentHeader) -> Active {
-        let Prepared { sequence, capacity, salt, path, file, map, index_path, index_file } = prepared;
+        let Prepared { sequence, capacity, salt, path, file, map, index_path, index_file, .. } = prepared;
         Active {
             view: Arc::new(SegmentView { sequence, salt, path, map }),
             capacity,
@@ -76,20 +78,21 @@ impl Active {
             index_path,
             index_file,
             index_offset: INDEX_HEADER_BYTES as u64,
-            index_lines: Vec::new(),
+            frames: FrameBuilder::new(salt),
+            marked_generation: 0,
             block_offset: 0,
             buffer: header.encode().to_vec(),
             durable_offset: 0,
         }
     }
 
-    /// A segment that recovery found open, with everything before `offset` durable.
+    /// A segment that recovery found open: everything before `offset` is durable, with a mark of
+    /// `marked_generation`, and the index file is complete.
     pub fn resume(
         disk: &dyn Disk,
         view: Arc<SegmentView>,
-        offset: u64,
-        index_path: PathBuf,
-        index_offset: u64,
+        (offset, marked_generation): (u64, u64),
+        (index_path, index_offset): (PathBuf, u64),
     ) -> Result<Active, LogError> {
         let open = |path: &Path| {
             disk.open(path, Mode::Write).map_err(|source| LogError::io("open", path, None, source))
@@ -100,13 +103,14 @@ impl Active {
         let buffer = bytes[block_offset as usize..offset as usize].to_vec();
         let capacity = bytes.len() as u64;
         Ok(Active {
+            frames: FrameBuilder::new(view.salt),
+            marked_generation,
             view,
             capacity,
             file,
             index_path,
             index_file,
             index_offset,
-            index_lines: Vec::new(),
             block_offset,
             buffer,
             durable_offset: offset,
@@ -140,11 +144,11 @@ impl Active {
     }
 
     fn write_index(&mut self) -> Result<(), LogError> {
+        let frames = self.frames.take();
         self.index_file
-            .write_at(&self.index_lines, self.index_offset)
+            .write_at(&frames, self.index_offset)
             .map_err(|source| LogError::io("write", &self.index_path, self.index_offset, source))?;
-        self.index_offset += self.index_lines.len() as u64;
-        self.index_lines.clear();
+        self.index_offset += frames.len() as u64;
         Ok(())
     }
 }
@@ -165,6 +169,7 @@ pub struct Start {
 
 /// Owner of all files while the log is open.
 pub struct LogWriter {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     segment_bytes: u64,
     preparer: Preparer,
@@ -175,13 +180,9 @@ pub struct LogWriter {
     next_sequence: u32,
     prev_crc: u32,
     last: (u64, u64),
-    /// The last entry that is durable.
-    durable: (u64, u64),
-    /// Whether the batch being written has its mark in the active segment.
-    marked: bool,
     /// Since when there is something written and not synced.
-    unsynced_since: Option<Instant>,
-    index_dirty_since: Option<Instant>,
+    unsynced_since: Option<Duration>,
+    index_dirty_since: Option<Duration>,
     /// What happened since it was last taken.
     pub placements: Vec<Placement>,
     pub new_segments: Vec<Arc<SegmentView>>,
@@ -191,7 +192,7 @@ pub struct LogWriter {
 
 impl LogWriter {
     pub fn new(
-        disk: &dyn Disk,
+        disk: Arc<dyn Disk>,
         directory: PathBuf,
         segment_bytes: u64,
         preparer: Preparer,
@@ -204,6 +205,7 @@ impl LogWriter {
             .map_err(|source| LogError::io("open", &meta_path, None, source))?;
         let Start { meta, active, next_sequence, prev_crc, last, file_bytes } = start;
         Ok(LogWriter {
+            disk,
             directory,
             segment_bytes,
             preparer,
@@ -214,8 +216,6 @@ impl LogWriter {
             next_sequence,
             prev_crc,
             last,
-            durable: last,
-            marked: false,
             unsynced_since: None,
             index_dirty_since: None,
             placements: Vec::new(),
@@ -228,11 +228,13 @@ impl LogWriter {
     /// Writes a batch; on return with `fsync` all of it is durable. An error is final.
     pub fn write_batch(&mut self, batch: &[Work], fsync: bool) -> Result<(), LogError> {
         let hard_state = batch.iter().rev().find_map(|work| work.request.hard_state);
-        if hard_state.is_some_and(|hard_state| hard_state != self.meta.hard_state) {
-            self.meta.hard_state = hard_state.expect("just seen");
+        let hard_state = hard_state.unwrap_or(self.meta.hard_state);
+        let trust = self.meta.distrusted && batch.iter().any(|work| work.request.regain_trust);
+        if hard_state != self.meta.hard_state || trust {
+            self.meta.hard_state = hard_state;
+            self.meta.distrusted &= !trust;
             self.write_meta()?;
         }
-        self.marked = false;
         let mut written = false;
         for Work { request, term_left } in batch {
             if let Some(from) = request.truncate_from {
@@ -257,22 +259,32 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Syncs what has waited for `SYNC_PERIOD`: to be called after each batch, and when nothing comes.
-    pub fn maintain(&mut self) -> Result<(), LogError> {
-        if self.unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_PERIOD) {
+    /// Syncs what has waited for `SYNC_PERIOD`: to be called after each batch, and when nothing comes. False:
+    /// nothing had.
+    pub fn maintain(&mut self) -> Result<bool, LogError> {
+        let now = self.disk.now();
+        let is_due = |since: Duration| now.saturating_sub(since) >= SYNC_PERIOD;
+        let unsynced = self.unsynced_since.is_some_and(is_due);
+        if unsynced {
             self.sync()?;
         }
-        if self.index_dirty_since.is_some_and(|since| since.elapsed() >= SYNC_PERIOD) {
+        let index_dirty = self.index_dirty_since.is_some_and(is_due);
+        if index_dirty {
             self.index_dirty_since = None;
             let active = self.active.as_ref().expect("its index was written");
             self.preparer.sync_index(active.index_file.clone(), active.index_path.clone());
         }
-        Ok(())
+        Ok(unsynced || index_dirty)
     }
 
     /// Whether `maintain` has something to do, now or soon.
     pub fn needs_maintenance(&self) -> bool {
         self.unsynced_since.is_some() || self.index_dirty_since.is_some()
+    }
+
+    /// Without a thread for it: does something that was asked of the helper. False: there is nothing.
+    pub fn help(&mut self) -> bool {
+        self.preparer.run_once()
     }
 
     /// Leaves nothing unsynced behind.
@@ -289,9 +301,9 @@ impl LogWriter {
 
     fn write_meta(&mut self) -> Result<(), LogError> {
         self.meta.generation += 1;
-        let started = Instant::now();
+        let started = self.disk.now();
         meta::write(self.meta_file.as_ref(), &self.meta_path, &self.meta)?;
-        self.note_sync(started.elapsed());
+        self.note_sync(self.disk.now().saturating_sub(started));
         Ok(())
     }
 
@@ -309,18 +321,23 @@ impl LogWriter {
             return Err(LogError::PayloadChanged { file, index: position.0, expected: payload_crc, found });
         }
         let length = u32::try_from(payload.len()).expect("payloads are below 1 GiB");
-        // Room for the mark too, and the seal that must still fit behind.
-        let bytes = MARK_BYTES + record_bytes(length) + SEAL_BYTES;
+        // Room for a mark and a copy too, and the seal that must still fit behind.
+        let copies = if record_type == RecordType::Membership { 2 } else { 1 };
+        let bytes = MARK_BYTES + copies * record_bytes(length) + SEAL_BYTES;
         if self.active.as_ref().is_none_or(|active| active.cursor() + bytes > active.capacity) {
             self.roll(bytes)?;
         }
-        if !self.marked {
-            self.marked = true;
-            let durable_offset = self.active.as_ref().expect("rolled").durable_offset;
-            let mark = Mark { durable_offset, meta_generation: self.meta.generation }.encode();
-            self.emit(RecordType::Mark, self.durable, &mark, crc32fast::hash(&mark))?;
+        let active = self.active.as_mut().expect("rolled if there was none");
+        if active.marked_generation != self.meta.generation {
+            active.marked_generation = self.meta.generation;
+            let mark = Mark { meta_generation: self.meta.generation }.encode();
+            self.emit(RecordType::Mark, self.last, &mark, crc32fast::hash(&mark))?;
         }
-        self.emit(record_type, position, payload, payload_crc)
+        let offset = self.emit(record_type, position, payload, payload_crc)?;
+        if record_type == RecordType::Membership {
+            self.emit(RecordType::Copy, position, payload, payload_crc)?;
+        }
+        Ok(offset)
     }
 
     fn emit(
@@ -331,26 +348,28 @@ impl LogWriter {
         payload_crc: u32,
     ) -> Result<u32, LogError> {
         let active = self.active.as_mut().expect("records are put into an active segment");
-        let offset = u32::try_from(active.cursor()).expect("segments are below 4 GiB");
-        let length = payload.len() as u32;
-        let salt = active.view.salt;
-        let header = RecordHeader::sealed(salt, record_type, position, (length, payload_crc), self.prev_crc);
+        let offset = active.cursor();
+        let place = Place { salt: active.view.salt, offset };
+        let flags = if active.durable_offset == offset { BATCH_START } else { 0 };
+        let sum = (payload.len() as u32, payload_crc);
+        let header = RecordHeader::sealed(place, (record_type, flags), position, sum, self.prev_crc);
         self.prev_crc = header.crc;
         active.push(&header.encode())?;
         active.push(payload)?;
-        active.push(&[0; 7][..padding_bytes(length)])?;
-        if record_type != RecordType::Mark {
-            let line = IndexEntry::of(&header, record_type, offset).encode(salt);
-            active.index_lines.extend_from_slice(&line);
+        active.push(&[0; 7][..padding_bytes(sum.0)])?;
+        let offset = u32::try_from(offset).expect("segments are below 4 GiB");
+        if record_type.is_indexed() {
+            active.frames.push(IndexEntry::of(&header, record_type, offset));
         }
-        self.file_bytes += record_bytes(length);
+        self.file_bytes += record_bytes(sum.0);
         Ok(offset)
     }
 
     /// Ends the batch: written, and durable if `fsync`.
     fn finish(&mut self, fsync: bool) -> Result<(), LogError> {
         self.active.as_mut().expect("something was put").flush(true)?;
-        self.unsynced_since.get_or_insert_with(Instant::now);
+        let now = self.disk.now();
+        self.unsynced_since.get_or_insert(now);
         if fsync {
             self.sync()?;
         }
@@ -359,14 +378,13 @@ impl LogWriter {
 
     fn sync(&mut self) -> Result<(), LogError> {
         let active = self.active.as_mut().expect("something was written");
-        let started = Instant::now();
+        let started = self.disk.now();
         let sync = active.file.sync_data();
         sync.map_err(|source| LogError::io("fdatasync", &active.view.path, active.durable_offset, source))?;
-        let duration = started.elapsed();
+        let duration = self.disk.now().saturating_sub(started);
         active.durable_offset = active.cursor();
         active.write_index()?;
         self.unsynced_since = None;
-        self.durable = self.last;
         self.meta.floor_sequence = active.view.sequence;
         self.meta.floor_offset = active.durable_offset;
         self.index_dirty_since.get_or_insert(started);
@@ -391,6 +409,7 @@ impl LogWriter {
             next_index: self.last.0 + 1,
             prev_term: self.last.1,
             prev_crc: self.prev_crc,
+            recycled: prepared.recycled,
             capacity: prepared.capacity,
             owner: self.meta.owner.clone(),
         };
@@ -399,7 +418,6 @@ impl LogWriter {
         self.active = Some(active);
         self.next_sequence += 1;
         self.file_bytes += SEGMENT_HEADER_BYTES as u64;
-        self.marked = false;
         Ok(())
     }
 

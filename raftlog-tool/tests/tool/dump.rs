@@ -52,7 +52,7 @@ fn json_loses_nothing() {
     let entries: Vec<&str> = types.iter().copied().filter(|name| !["mark", "copy"].contains(name)).collect();
     assert_eq!((types[0], entries), ("mark", vec!["no-op", "membership", "normal", "truncate", "normal"]));
     let normal: Vec<_> = objects.iter().filter(|object| object["type"] == "normal").collect();
-    assert_eq!((&normal[0]["truncated"], &normal[1]["truncated"]), (&true.into(), &false.into()));
+    assert_eq!((&normal[0]["state"], &normal[1]["state"]), (&"truncated".into(), &"live".into()));
     assert!(normal[0].get("commands").is_none());
 }
 
@@ -66,7 +66,7 @@ fn headers_show_every_record_in_its_place() {
         lines.iter().any(|line| line.ends_with("normal 3 term 2 14 bytes (truncated later)")),
         "{output}"
     );
-    assert!(lines.iter().any(|line| line.ends_with("truncate from 3")), "{output}");
+    assert!(lines.iter().any(|line| line.contains(" truncate from 3")), "{output}");
     let truncates = run(0, &["dump", "--headers", "--type", "truncate", &fixture.name]);
     assert_eq!(truncates.lines().count(), 1);
 }
