@@ -31,6 +31,11 @@ pub struct Restored {
     pub entries: Vec<EntryMeta>,
     /// Known to be committed: at least `base`, more when a snapshot holds more.
     pub committed: Index,
+    /// Those of them that are known by index, term and kind alone: their payload cannot be read. Rising.
+    pub holes: Vec<Index>,
+    /// Entries that this node has acknowledged may be missing at the end of the log. The number is a fresh random
+    /// one for each start.
+    pub distrusted: Option<Nonce>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,11 +78,15 @@ pub enum Input {
     Compacted {
         through: Index,
     },
-    /// A peer's snapshot was taken over; see point 11 of the caller's contract.
+    /// A peer's snapshot was taken over; see point 13 of the caller's contract.
     InstalledSnapshot {
         position: Position,
         /// In force at `position`.
         membership: Membership,
+    },
+    /// The entries whose payload cannot be read, all of them, rising; none: the log is whole again.
+    Impaired {
+        holes: Vec<Index>,
     },
     /// New timeouts and windows (the id and the seed stay).
     Reconfigure {
@@ -113,6 +122,8 @@ pub struct Write {
     /// Drop this entry and all after it.
     pub truncate_from: Option<Index>,
     pub append: Option<Append>,
+    /// The log holds again whatever this node may have acknowledged: it need not be distrusted after a restart.
+    pub regain_trust: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,7 @@ impl Raft {
             "entry {through} is not decided and durable (committed {commit}, durable {durable})"
         );
         core.log.compact(through);
+        core.holes.retain(|hole| *hole > through);
         if let State::Leader(leader) = state {
             leader.compacted(core);
         }
@@ -47,6 +48,7 @@ impl Raft {
             let changed = **core.log.membership() != membership;
             core.log = LogView::new(position, membership);
             core.disk.restart(position.index);
+            core.holes.clear();
             if changed {
                 outputs.push(Output::MembershipChanged { membership: core.membership().clone() });
             }

@@ -55,6 +55,18 @@ fn membership_changes_and_transfers() {
 }
 
 #[test]
+fn damaged_and_cut_logs() {
+    let faults = Faults { loss: 5, reordering: 10, crashes: true, damage: true, ..Faults::default() };
+    seeds(500_000, 120).for_each(|seed| drop(run(seed, faults)));
+}
+
+#[test]
+fn damaged_and_cut_logs_in_partitions() {
+    let faults = Faults { loss: 2, reordering: 20, partitions: true, damage: true, ..Faults::default() };
+    seeds(600_000, 120).for_each(|seed| drop(run(seed, faults)));
+}
+
+#[test]
 fn everything_at_once() {
     let faults = Faults {
         loss: 5,
@@ -65,6 +77,7 @@ fn everything_at_once() {
         membership: true,
         false_hints: true,
         compaction: true,
+        damage: true,
     };
     seeds(400_000, 120).for_each(|seed| drop(run(seed, faults)));
 }
@@ -73,7 +86,7 @@ fn everything_at_once() {
 fn logs_are_compacted_and_snapshots_installed() {
     let faults = Faults { loss: 5, crashes: true, partitions: true, compaction: true, ..Faults::default() };
     let (mut compactions, mut installations) = (0, 0);
-    for seed in seeds(500_000, 80) {
+    for seed in seeds(700_000, 80) {
         let world = run(seed, faults);
         compactions += world.compactions;
         installations += world.installations;

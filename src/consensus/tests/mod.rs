@@ -6,6 +6,7 @@ mod leading;
 mod reading;
 mod replicating;
 mod snapshots;
+mod trusting;
 
 use super::*;
 
@@ -79,8 +80,7 @@ impl Bench {
     /// Node `id` of `membership`, restarted in `term` with entries of `terms`.
     pub fn new(id: NodeId, membership: Membership, term: Term, terms: &[Term]) -> Bench {
         let entries = terms.iter().map(|term| normal(*term)).collect();
-        let restored =
-            Restored { term, vote: None, base: Position::default(), membership, entries, committed: 0 };
+        let restored = Restored { term, membership, entries, ..Restored::default() };
         Bench::restored(id, restored)
     }
 

@@ -175,7 +175,8 @@ fn members_survive_a_snapshot_of_a_snapshot() {
 fn a_restart_knows_what_a_snapshot_has_proven_committed() {
     let entries = vec![normal(2), normal(2), normal(2)];
     let membership = members(&[1, 2, 3], &[]);
-    let restored = Restored { term: 2, vote: None, base: at(5, 2), membership, entries, committed: 7 };
+    let base = at(5, 2);
+    let restored = Restored { term: 2, base, membership, entries, committed: 7, ..Restored::default() };
     let bench = Bench::restored(1, restored);
     assert_eq!((bench.raft.commit(), bench.raft.last(), bench.raft.term_at(4)), (7, at(8, 2), None));
 }
