@@ -162,6 +162,17 @@ impl LogView {
         self.base = base;
     }
 
+    /// See [`super::Raft::leaving`].
+    pub fn leaving(&self, through: Index, bytes: u64) -> Index {
+        let mut left = 0;
+        let mut index = through.min(self.last_index());
+        while index > self.base.index && left < bytes {
+            left += u64::from(self.sizes[(index - self.base.index - 1) as usize]).max(1);
+            index -= 1;
+        }
+        index
+    }
+
     /// Payload bytes of the entries after `index`.
     pub fn bytes_after(&self, index: Index) -> u64 {
         let skip = index.saturating_sub(self.base.index) as usize;

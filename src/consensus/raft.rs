@@ -467,6 +467,11 @@ impl Raft {
         self.core.log.holds(position)
     }
 
+    /// The last entry at or before `through` behind which, up to `through`, `bytes` of payload are left.
+    pub fn leaving(&self, through: Index, bytes: u64) -> Index {
+        self.core.log.leaving(through, bytes)
+    }
+
     /// Payload bytes of the entries after `index`.
     pub fn bytes_after(&self, index: Index) -> u64 {
         self.core.log.bytes_after(index)

@@ -5,6 +5,7 @@ use super::settings::Settings;
 use super::status::Status;
 use crate::consensus::{Index, NodeId};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -48,6 +49,24 @@ pub enum ToRaft {
         address: String,
         peer_address: String,
     },
+    /// A snapshot is wanted. `wait`: the answer is given when it is there.
+    Compact {
+        ticket: Ticket,
+        wait: bool,
+    },
+    /// The server has forked a child that writes the dump of attempt `attempt`.
+    SnapshotForked {
+        attempt: u64,
+    },
+    /// The dump is there.
+    SnapshotSaved {
+        attempt: u64,
+        file: PathBuf,
+    },
+    SnapshotFailed {
+        attempt: u64,
+        reason: String,
+    },
     Configure(Arc<Settings>),
     Shutdown,
 }
@@ -66,6 +85,13 @@ pub enum ToMain {
     /// Leadership is lost: close the gate, fail what is held, put `RAFT.MARK <epoch> FINAL_SEQUENCE` into the stream.
     Demote {
         epoch: Epoch,
+    },
+    /// Fork for a dump at the end of this turn, and say so in the stream: `RAFT.MARK <epoch> <sequence> <attempt>`.
+    Snapshot {
+        epoch: Epoch,
+        attempt: u64,
+        /// Name in the server's directory.
+        file: String,
     },
     /// Who leads changed: clients that wait for a leader may go on.
     LeaderChanged,

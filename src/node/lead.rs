@@ -81,6 +81,7 @@ impl Node {
             Local::Leading(leading) => {
                 world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });
                 leading.dirty = true;
+                self.answer_before_role_change(world);
                 self.follow_again(world);
             }
             Local::Draining(leading) => {
@@ -129,6 +130,7 @@ impl Node {
             self.give_up(world, "a single command or transaction wrote more than an entry may hold");
             return Ok(());
         }
+        let count = payloads.len() as u64;
         if !payloads.is_empty() {
             let bytes = payloads.iter().map(|payload| payload.len() as u32).collect();
             let entries: Vec<_> = payloads.into_iter().map(|p| Entry::new(0, 0, Kind::Normal, p)).collect();
@@ -146,10 +148,19 @@ impl Node {
             self.reports.appended(last, world.now_us());
         }
         let last = self.raft.last().index;
+        let mut index = last - count;
+        for piece in &pieces {
+            match piece {
+                Piece::Effects(_) => index += 1,
+                Piece::Snapshot { attempt } => self.snapshot_marked(*attempt, index),
+                Piece::Mark(_) => {}
+            }
+        }
         let mut proposed = false;
         let Local::Leading(leading) = &mut self.local else { return Ok(()) };
         for piece in pieces {
             match piece {
+                Piece::Snapshot { .. } => {}
                 Piece::Effects(_) => proposed = true,
                 Piece::Mark(mark) if mark.epoch != leading.epoch => {
                     panic!("mark {mark:?} in the stream of leadership {}", leading.epoch)
@@ -220,6 +231,10 @@ impl Node {
     }
 
     pub(super) fn leadership_lost<W: World>(&mut self, world: &mut W) {
+        if matches!(self.local, Local::Leading(_) | Local::Promoting { .. }) {
+            self.answer_before_role_change(world);
+        }
+        self.snapshots.leadership_lost();
         self.confirmed_read = self.last_read; // whoever waited for a confirmation is failed
         match std::mem::replace(&mut self.local, Local::fresh()) {
             Local::Leading(leading) => {
@@ -242,6 +257,7 @@ impl Node {
             unreachable!("only a leadership ends")
         };
         world.capture_stop();
+        self.snapshots.leadership_lost();
         let clean = !leading.dirty && leading.capture.is_empty();
         let holds = clean.then(|| Holds {
             replid: leading.replid.clone(),
@@ -263,6 +279,6 @@ impl Node {
 fn effects(piece: &Piece) -> Option<Bytes> {
     match piece {
         Piece::Effects(payload) => Some(payload.clone()),
-        Piece::Mark(_) => None,
+        Piece::Mark(_) | Piece::Snapshot { .. } => None,
     }
 }

@@ -1,9 +1,7 @@
 //! What the node tells of itself: counters, latencies of the stages, and the published [`Status`].
 
 use super::local::{Following, Local};
-use super::status::{
-    Connection, Latency, LogStatus, MemberStatus, SnapshotStatus, StageLatencies, State, Status,
-};
+use super::status::{Connection, Latency, LogStatus, MemberStatus, StageLatencies, State, Status};
 use super::{Node, World};
 use crate::consensus::{Index, NodeId, Role, Term};
 use hdrhistogram::Histogram;
@@ -171,7 +169,7 @@ impl Node {
     fn is_serving(&self) -> bool {
         match &self.local {
             Local::Leading(_) => true,
-            Local::Following(Following { feed: Some(_), connected: true, .. }) => {
+            Local::Following(Following { feed: Some(_), connected: true, loading: None, .. }) => {
                 self.raft.role() != Role::Leader
             }
             _ => false,
@@ -191,7 +189,7 @@ impl Node {
             leader_addr: leader.and_then(|id| self.members().0.get(&id)).map(|m| m.address.clone()),
             members: self.member_statuses(world),
             log: self.log_status(world),
-            snapshot: SnapshotStatus::default(),
+            snapshot: self.snapshots.status(),
             leader_changes: self.reports.leader_changes,
             rejected_links: self.rejections(world),
             stages: StageLatencies {

@@ -3,6 +3,7 @@
 //! Before `INIT` or `JOIN` there is no log and no node, only the bridge and the sockets. From then on each
 //! turn collects what the sockets, the disk and the main thread have, gives it to the [`Node`], and flushes.
 
+mod snapshots;
 mod start;
 mod world;
 
@@ -12,6 +13,7 @@ use super::status::{State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::Log;
+use snapshots::{OnDisk, Worker};
 use start::JoinResult;
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -36,7 +38,7 @@ pub struct Setup {
 }
 
 /// The log that was found at load; opened there, so that damage refuses the load.
-pub struct Found(Log);
+pub struct Found(OnDisk);
 
 /// Opens the log that is there, or says that there is none.
 pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
@@ -45,9 +47,11 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     }
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
-        let holes = world::holes(&log);
-        start::check_holes(&setup.log_directory, &log, &holes).map_err(|error| error.to_string())?;
-        return Ok(Some(Found(log)));
+        let on_disk = snapshots::beside(setup, links, log)?;
+        let holes = world::holes(&on_disk.log);
+        start::check_holes(&setup.log_directory, &on_disk.log, on_disk.snapshot.as_ref(), &holes)
+            .map_err(|error| error.to_string())?;
+        return Ok(Some(Found(on_disk)));
     }
     drop(log);
     start::set_aside(&setup.log_directory).map(|()| None)
@@ -70,7 +74,7 @@ impl Runtime {
     /// `found`: the log of an earlier start.
     pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>, found: Option<Found>) -> Runtime {
         let world = RealWorld::new(&setup, links, bridge);
-        let status = found.as_ref().map_or_else(Status::default, |Found(log)| Status {
+        let status = found.as_ref().map_or_else(Status::default, |Found(OnDisk { log, .. })| Status {
             state: State::Loading,
             cluster_id: log.identity().cluster_id.clone(),
             node_id: log.identity().node_id,
@@ -82,8 +86,8 @@ impl Runtime {
 
     /// Runs until `Shutdown`, or until the node cannot trust its state.
     pub fn run(mut self) -> Result<(), Fatal> {
-        if let Some(Found(log)) = self.found.take() {
-            self.start_node(log)?;
+        if let Some(Found(on_disk)) = self.found.take() {
+            self.start_node(on_disk)?;
         }
         let (mut events, mut messages, mut look_again) = (Vec::new(), Vec::new(), false);
         while !self.stop {
@@ -119,6 +123,9 @@ impl Runtime {
         if durable > self.durable {
             self.durable = durable;
             node.on_durable(&mut self.world, durable)?;
+        }
+        while let Some(done) = self.world.snapshots.as_ref().and_then(Worker::next) {
+            node.on_snapshot_done(&mut self.world, done)?;
         }
         node.turn(&mut self.world)
     }
@@ -168,6 +175,17 @@ impl Runtime {
             (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
                 return Err(node.on_promotion_failed(reason))
             }
+            (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
+            (ToRaft::Compact { ticket, .. }, None) => {
+                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
+            }
+            (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
+            (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
+                node.on_snapshot_saved(world, attempt, file)
+            }
+            (ToRaft::SnapshotFailed { attempt, reason }, Some(node)) => {
+                node.on_snapshot_failed(world, attempt, &reason)
+            }
             (ToRaft::Configure(settings), node) => {
                 self.setup.settings = settings.clone();
                 world.configure(&settings);
@@ -178,6 +196,12 @@ impl Runtime {
             (ToRaft::Shutdown, _) => self.stop = true,
             (ToRaft::ReadBarrier { .. } | ToRaft::Promoted { .. } | ToRaft::PromotionFailed { .. }, None) => {
                 unreachable!("only a node leads")
+            }
+            (
+                ToRaft::SnapshotForked { .. } | ToRaft::SnapshotSaved { .. } | ToRaft::SnapshotFailed { .. },
+                None,
+            ) => {
+                unreachable!("only a node makes snapshots")
             }
         }
         Ok(())

@@ -43,6 +43,12 @@ pub enum WireError {
     EntryLength { index: u64, says: usize, holds: usize },
     #[error("peer frame: entry {index} fails its checksum (expected {expected:#010x}, found {found:#010x})")]
     EntryChecksum { index: u64, expected: u32, found: u32 },
+    #[error("offer of a snapshot: {error}")]
+    Offer { error: String },
+    #[error(
+        "part of a snapshot at byte {offset} fails its checksum (expected {expected:08x}, found {found:08x})"
+    )]
+    PartChecksum { offset: u64, expected: u32, found: u32 },
     #[error("peer frame: entry {index}: {error}")]
     Membership { index: u64, error: super::members::MembersError },
     #[error("peer frame: not the one entry {index} of term {term} that it names")]
@@ -149,11 +155,11 @@ impl<'a> Fields<'a> {
         Ok(head)
     }
 
-    fn u64(&mut self) -> Result<u64, WireError> {
+    pub fn u64(&mut self) -> Result<u64, WireError> {
         Ok(LittleEndian::read_u64(self.take(8)?))
     }
 
-    fn u32(&mut self) -> Result<u32, WireError> {
+    pub fn u32(&mut self) -> Result<u32, WireError> {
         Ok(LittleEndian::read_u32(self.take(4)?))
     }
 

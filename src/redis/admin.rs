@@ -13,6 +13,8 @@ use std::ffi::{c_int, c_void};
 
 /// Beyond what any request may take by itself: an answer that never comes is a defect, not a hanging client.
 const GRACE_MS: i64 = 10_000;
+/// For what depends on the size of the dataset.
+const LONG_MS: i64 = 3_600_000;
 
 #[derive(Clone, Copy)]
 enum Form {
@@ -141,6 +143,11 @@ fn send(ctx: Context, answer: &Answer, form: Form) -> c_int {
             ),
         ),
     }
+}
+
+/// Blocks the client until the raft thread answers with a status; a snapshot of a large dataset takes its time.
+pub fn ask(ctx: Context, state: &MainThread, request: impl FnOnce(Ticket) -> ToRaft) -> c_int {
+    state.tickets.issue(ctx, Form::Status, LONG_MS, request)
 }
 
 fn is(word: Text, name: &str) -> bool {

@@ -72,6 +72,11 @@ impl Gate {
         self.epoch.get() != 0
     }
 
+    /// The leadership for which it is open; 0 = none.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch.get()
+    }
+
     pub fn open(&self, epoch: Epoch) {
         assert!(
             !self.is_open() && self.held.borrow().is_empty(),
@@ -119,10 +124,17 @@ impl Gate {
         self.slept.set(false);
     }
 
-    /// Closes the batch of this turn. Called before the server writes to its clients.
-    pub fn before_sleep(&self, ctx: ffi::Context, bridge: &Bridge) {
+    /// Closes the batch of this turn. Called before the server writes to its clients. `forked`: the server has just
+    /// forked for this attempt of a snapshot. One mark says both: two would be wrapped in a transaction.
+    pub fn before_sleep(&self, ctx: ffi::Context, bridge: &Bridge, forked: Option<u64>) {
         self.slept.set(true);
-        if self.current.borrow().is_empty() || !self.is_open() {
+        if !self.is_open() {
+            return;
+        }
+        if self.current.borrow().is_empty() {
+            if forked.is_some() {
+                mark(ctx, self.epoch.get(), 0, forked);
+            }
             return;
         }
         let clients = self.current.take();
@@ -132,8 +144,13 @@ impl Gate {
         self.batches.borrow_mut().push_back(Batch { sequence, clients, closed_at: Instant::now() });
         let epoch = self.epoch.get();
         match self.wrote.take() {
-            true => mark(ctx, epoch, sequence),
-            false => bridge.read_barrier(epoch, sequence),
+            true => mark(ctx, epoch, sequence, forked),
+            false => {
+                bridge.read_barrier(epoch, sequence);
+                if forked.is_some() {
+                    mark(ctx, epoch, 0, forked);
+                }
+            }
         }
     }
 
@@ -187,7 +204,7 @@ impl Gate {
             cut_off(ctx, client);
             self.failed_clients.set(self.failed_clients.get() + 1);
         }
-        mark(ctx, epoch, FINAL_SEQUENCE);
+        mark(ctx, epoch, FINAL_SEQUENCE, None);
     }
 
     pub fn stats(&self) -> GateStats {
@@ -216,9 +233,12 @@ fn close(ctx: ffi::Context, client: u64) {
     }
 }
 
-fn mark(ctx: ffi::Context, epoch: Epoch, sequence: u64) {
+/// Sequence 0: no batch ends here.
+fn mark(ctx: ffi::Context, epoch: Epoch, sequence: u64, forked: Option<u64>) {
     let number = |value: u64| CString::new(value.to_string()).expect("digits");
-    ffi::replicate(ctx, c"RAFT.MARK", &number(epoch), &number(sequence));
+    let words: Vec<CString> =
+        [Some(epoch), Some(sequence), forked].into_iter().flatten().map(number).collect();
+    ffi::replicate(ctx, c"RAFT.MARK", &words.iter().map(CString::as_c_str).collect::<Vec<_>>());
 }
 
 /// Only there to make the event loop turn.

@@ -7,6 +7,7 @@ use super::command_table::CommandTable;
 use super::ffi::{Context, OwnedText};
 use super::gate::Gate;
 use super::info::Build;
+use super::snapshot::Saver;
 use super::transactions::Transactions;
 use super::wait::Waiters;
 use crate::node::bridge::Bridge;
@@ -33,6 +34,9 @@ pub struct MainThread {
     pub transactions: Transactions,
     pub blocked: Blocked,
     pub tickets: Tickets,
+    pub saver: Saver,
+    /// The server's process id: a child that it forks has another.
+    pub process: u32,
     pub words: Words,
     pub build: Build,
     /// First word of what the feed sends; taken off by the filter.

@@ -20,6 +20,7 @@ mod main_thread;
 pub mod options;
 mod roles;
 mod settings;
+mod snapshot;
 mod symbols;
 mod topology;
 mod transactions;

@@ -21,9 +21,7 @@ pub enum Job {
     Keep { source: PathBuf, draft: Draft },
     /// Remove a file that the server wrote for nothing; it is no error if it is not there.
     Discard { file: PathBuf },
-    /// Look once more whether the snapshot is what its sidecar says, before it is loaded.
-    Check { id: Id },
-    /// Read a part, for `reader`: a peer, or 0 for the local Redis.
+    /// Read a part, for `reader`, a number of the caller's.
     Read { reader: u64, id: Id, offset: u64, bytes: usize },
     /// A peer will send this one. Whatever was being received is dropped.
     Receive { about: Box<About> },
@@ -37,10 +35,6 @@ pub enum Done {
     /// `Keep`: the newest snapshot now, or why it is the old one still.
     Kept {
         result: Result<About, SnapshotError>,
-    },
-    Checked {
-        id: Id,
-        result: Result<(), SnapshotError>,
     },
     Read {
         reader: u64,

@@ -88,7 +88,6 @@ impl Store {
                 }
                 None
             }
-            Job::Check { id } => Some(Done::Checked { id, result: self.check(id) }),
             Job::Read { reader, id, offset, bytes } => {
                 Some(Done::Read { reader, id, offset, result: self.read(id, offset, bytes) })
             }
@@ -281,11 +280,6 @@ impl Store {
         let file = self.disk.open(&rdb, Mode::Read).map_err(SnapshotError::io("open", &rdb))?;
         compare(&file, &rdb, about.id)?;
         Ok(about)
-    }
-
-    fn check(&mut self, id: Id) -> Result<(), SnapshotError> {
-        let file = self.opened(id)?;
-        compare(&file, &self.directory.join(rdb_name(id.index, id.term)), id)
     }
 
     /// The file of a snapshot that is the newest, or was until lately.

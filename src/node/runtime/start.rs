@@ -1,10 +1,12 @@
 //! How a node comes to be: from a log that is there, by INIT, or by JOIN.
 
+use super::snapshots::{self, OnDisk, Worker};
 use super::{Runtime, Setup};
-use crate::consensus::{EntryMeta, NodeId};
+use crate::consensus::{EntryMeta, NodeId, Position};
 use crate::limits::SECRET_BYTES;
 use crate::link::join::request;
 use crate::link::{Links, PeerIdentity};
+use crate::log::disk::SystemDisk;
 use crate::log::{Entry, HardState, Hole, Identity, Kind, Log, LogError, Options, WriteRequest};
 use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::node::members::{Member, Members};
@@ -12,9 +14,12 @@ use crate::node::runtime::world::random_hex;
 use crate::node::status::State;
 use crate::node::{change, wire, Fatal, Node, Start};
 use crate::resp::Reply;
+use crate::snapshot::About;
 use bytes::Bytes;
+use mio::Waker;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Invitation by a cluster, or why there is none.
@@ -58,8 +63,31 @@ fn options(setup: &Setup) -> Options {
     Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync, ..defaults }
 }
 
+/// Makes the log an empty one behind `base`, and opens it.
+pub(super) fn replace_log(setup: &Setup, links: &Links, base: (u64, u64)) -> Result<Log, LogError> {
+    let [index, term] = <[u64; 2]>::from(base);
+    replacer(setup, links)(Position { index, term })
+}
+
+/// Opens the log anew, empty, behind an entry.
+pub(super) type Replace = Box<dyn Fn(Position) -> Result<Log, LogError> + Send>;
+
+/// Replaces and opens the log, whenever it is called; the log must not be open.
+pub(super) fn replacer(setup: &Setup, links: &Links) -> Replace {
+    let (directory, options, waker) = (setup.log_directory.clone(), options(setup), links.waker());
+    Box::new(move |base| {
+        crate::log::replace(&SystemDisk, &directory, (base.index, base.term), options.segment_bytes)?;
+        let (log, recovery) = Log::open(&directory, options.clone(), waking(waker.clone()))?;
+        log::info!("log {}: {recovery}", directory.display());
+        Ok(log)
+    })
+}
+
 fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
-    let waker = links.waker();
+    waking(links.waker())
+}
+
+fn waking(waker: Arc<Waker>) -> Box<dyn Fn() + Send + Sync> {
     Box::new(move || {
         if let Err(error) = waker.wake() {
             log::error!("cannot wake the raft thread: {error}");
@@ -70,16 +98,19 @@ fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
 impl Runtime {
     /// Starts a node on a log that was just made.
     fn start_new_node(&mut self, log: Log) -> Result<(), Fatal> {
-        self.start_node(log)?;
+        let on_disk = snapshots::beside(&self.setup, &self.world.links, log).map_err(Fatal::Start)?;
+        self.start_node(on_disk)?;
         let port = self.world.links.feed_port();
         self.world.bridge.tell_main(ToMain::Follow { port });
         Ok(())
     }
 
     /// Starts the node that the log describes.
-    pub(super) fn start_node(&mut self, log: Log) -> Result<(), Fatal> {
+    pub(super) fn start_node(&mut self, on_disk: OnDisk) -> Result<(), Fatal> {
+        let OnDisk { log, store, snapshot } = on_disk;
         let identity = log.identity().clone();
-        let (entries, members) = read_back(&log)?;
+        let (entries, members) = read_back(&log, snapshot.as_ref())?;
+        let (index, term) = log.base();
         if !log.is_trusted() {
             log::warn!(
                 "the end of this log was cut off, with entries that may have been acknowledged: this node does not \
@@ -94,11 +125,16 @@ impl Runtime {
             seed: u64::from_str_radix(&random_hex(8), 16).expect("hex"),
             hard_state: log.hard_state(),
             trusted: log.is_trusted(),
+            base: Position { index, term },
             entries,
+            snapshot,
             members,
             feed_token: self.setup.feed_token.clone(),
         };
         self.world.log = Some(log);
+        let worker = Worker::start(store, self.world.links.waker());
+        self.world.snapshots =
+            Some(worker.map_err(|error| Fatal::Start(format!("cannot start a thread: {error}")))?);
         self.world.configure(&self.setup.settings);
         let Identity { cluster_id, node_id, secret } = identity;
         self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
@@ -220,7 +256,12 @@ impl Runtime {
 }
 
 /// Refuses a log with holes that no other node can fill.
-pub(super) fn check_holes(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
+pub(super) fn check_holes(
+    directory: &Path,
+    log: &Log,
+    snapshot: Option<&About>,
+    holes: &[Hole],
+) -> Result<(), Fatal> {
     let refuse = |hole: &Hole, reason| {
         let (hole, directory) = (Box::new(hole.clone()), directory.to_path_buf());
         Err(Fatal::Unhealable { hole, reason, directory })
@@ -229,7 +270,7 @@ pub(super) fn check_holes(directory: &Path, log: &Log, holes: &[Hole]) -> Result
     if let Some(hole) = holes.iter().find(|hole| hole.kind == Kind::Membership) {
         return refuse(hole, "it said who the members are, so that nobody can be asked for it");
     }
-    let (_, members) = read_back(log)?;
+    let (_, members) = read_back(log, snapshot)?;
     let (_, members) = members.last().expect("holds at least what is in force without any entry");
     match has_another_voter(members, log.identity().node_id) {
         true => Ok(()),
@@ -244,9 +285,13 @@ fn has_another_voter(members: &Members, own: NodeId) -> bool {
 /// What the core and the driver need of every entry.
 type ReadBack = (Vec<EntryMeta>, Vec<(u64, Members)>);
 
-fn read_back(log: &Log) -> Result<ReadBack, Fatal> {
+fn read_back(log: &Log, snapshot: Option<&About>) -> Result<ReadBack, Fatal> {
     let mut entries = Vec::with_capacity((log.last_index() + 1 - log.first_index()) as usize);
-    let mut members = vec![(0, Members::default())];
+    // What the snapshot says holds at its entry; before, only committed changes can differ, which are not asked for.
+    let known = snapshot.map_or(Ok(Members::default()), |about| Members::decode(&about.members));
+    let known = known.map_err(|error| Fatal::Start(format!("the newest snapshot: {error}")))?;
+    let first = if log.base().0 == 0 { Members::default() } else { known };
+    let mut members = vec![(log.base().0, first)];
     for index in log.first_index()..=log.last_index() {
         let info = log.info(index).expect("index is within the log");
         let meta = match info.kind {

@@ -74,6 +74,8 @@ impl Driven {
             seed: 1,
             hard_state: HardState { term: 1, vote: None },
             trusted,
+            base: Position::default(),
+            snapshot: None,
             entries: world.entries.iter().map(|entry| wire::meta(entry).unwrap()).collect(),
             members: vec![(0, Members::default()), (1, all)],
             feed_token: b"token".to_vec(),
