@@ -31,7 +31,8 @@ const RETRY_PAUSE_US: u64 = 1_000_000;
 const MAX_RETRY_PAUSE_US: u64 = 60_000_000;
 /// What the log holds of an entry besides its payload, about.
 const ENTRY_OVERHEAD_BYTES: u64 = 40;
-/// Of `raft.log-max-file-size`, this part is kept in the log behind a snapshot for followers that are close.
+/// Of `raft.log-max-file-size`, this part is kept in the log behind a snapshot for followers that are close; but not
+/// more than the snapshot itself has bytes: then it is as cheap to send.
 const KEPT_PART: u64 = 8;
 
 /// A snapshot that is being made.
@@ -380,13 +381,14 @@ impl Node {
 
     /// The log loses what the newest snapshot holds, but for a part that spares close followers a snapshot (N6).
     pub(super) fn compact_log<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
-        let kept_bytes = self.settings.log_max_file_bytes / KEPT_PART;
-        let through =
-            self.raft.leaving(self.snapshots.newest_index(), kept_bytes).min(self.needed_by_peers());
+        let Some(id) = self.snapshots.newest.as_ref().map(|about| about.id) else { return Ok(()) };
+        let kept_bytes = (self.settings.log_max_file_bytes / KEPT_PART).min(id.bytes);
+        let settled = self.committed.min(self.raft.durable());
+        let through = self.raft.leaving(id.index, kept_bytes).min(self.needed_by_peers()).min(settled);
         if through <= self.raft.base().index {
             return Ok(());
         }
-        assert!(through <= self.snapshots.newest_index(), "N6: entry {through} is in no snapshot");
+        assert!(through <= id.index, "N6: entry {through} is in no snapshot");
         let base = world.purge(through);
         let known = self.member_history.iter().rposition(|(at, _)| *at <= base);
         self.snapshots.used_ids.extend(self.used_ids());
