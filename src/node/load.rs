@@ -53,9 +53,6 @@ impl Node {
         let Local::Following(following) = &mut self.local else { unreachable!("only a replica is fed") };
         following.feed = Some(Feed::new(self.feed_token.clone(), fresh, 0, index + 1));
         following.loading = loading;
-        if following.loading.is_none() {
-            self.loaded(world, index);
-        }
     }
 
     /// The dump ends here: the stream begins in database 0, whatever the dump says, and tells what the dataset holds.

@@ -41,6 +41,9 @@ pub struct PaperWorld {
     pub submitted: u64,
     pub fed: Vec<Fed>,
     pub unsent: usize,
+    /// The dataset of the last full resync, and how long it was said to be.
+    pub rdb: Vec<u8>,
+    rdb_wanted: usize,
     /// `entries` follow this one.
     pub begins_behind: u64,
     pub purged: u64,
@@ -71,6 +74,8 @@ impl PaperWorld {
             submitted: 0,
             fed: Vec::new(),
             unsent: 0,
+            rdb: Vec::new(),
+            rdb_wanted: 0,
             begins_behind: 0,
             purged: 0,
             replaced: Vec::new(),
@@ -228,12 +233,17 @@ impl World for PaperWorld {
         self.fed.push(Fed::Continue(replid.to_string()));
     }
 
-    fn feed_full_resync(&mut self, replid: &str, offset: u64, _: u64) {
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64) {
+        self.rdb_wanted = rdb_bytes as usize;
+        self.rdb.clear();
         self.fed.push(Fed::FullResync(replid.to_string(), offset));
     }
 
     fn feed_write(&mut self, bytes: Bytes) {
-        self.fed.push(Fed::Bytes(bytes));
+        match self.rdb.len() < self.rdb_wanted {
+            true => self.rdb.extend_from_slice(&bytes),
+            false => self.fed.push(Fed::Bytes(bytes)),
+        }
     }
 
     fn feed_unsent(&self) -> usize {
