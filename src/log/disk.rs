@@ -8,10 +8,6 @@ use std::sync::Arc;
 
 use nix::fcntl::{fallocate, FallocateFlags, Flock, FlockArg};
 
-use super::map::Mapping;
-
-/// Bytes of a mapped file.
-pub type Map = Arc<dyn AsRef<[u8]> + Send + Sync>;
 /// A lock, held until dropped.
 pub type Guard = Box<dyn Send + Sync>;
 /// An open file.
@@ -56,8 +52,6 @@ pub trait DiskFile: Send + Sync {
     /// fsync: the file's metadata too.
     fn sync_all(&self) -> io::Result<()>;
     fn length(&self) -> io::Result<u64>;
-    /// Maps the file as long as it is now, read-only and shared.
-    fn map(&self) -> io::Result<Map>;
 }
 
 /// The disk of the operating system.
@@ -141,9 +135,5 @@ impl DiskFile for SystemFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
-    }
-
-    fn map(&self) -> io::Result<Map> {
-        Ok(Arc::new(Mapping::of(&self.0)?))
     }
 }

@@ -18,9 +18,9 @@
 
 pub mod disk;
 mod error;
+mod files;
 mod hole;
 pub mod index_file;
-mod map;
 pub mod meta;
 mod prepare;
 mod reader;
@@ -28,10 +28,13 @@ pub mod record;
 mod recovery;
 pub mod scan;
 pub mod segment;
+mod sequence;
 mod stats;
 mod store;
 mod sync;
 mod table;
+mod walk;
+pub mod window;
 mod writer;
 
 use std::sync::Arc;
@@ -41,6 +44,7 @@ pub use hole::Hole;
 pub use reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn, Visitor};
 pub use record::{Entry, Kind};
 pub use recovery::Recovery;
+pub use sequence::Sequence;
 pub use stats::Stats;
 pub use store::Log;
 

@@ -7,7 +7,7 @@ use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::disk::{Disk, FileHandle, Map, Mode};
+use super::disk::{Disk, FileHandle, Mode};
 use super::error::LogError;
 use super::index_file;
 use super::segment::{index_path, segment_path, temporary_path};
@@ -27,7 +27,6 @@ pub struct Prepared {
     pub recycled: bool,
     pub path: PathBuf,
     pub file: FileHandle,
-    pub map: Map,
     pub index_path: PathBuf,
     pub index_file: FileHandle,
 }
@@ -52,9 +51,8 @@ pub fn prepare(
     let (salt, index_file) = new_index(disk, directory, sequence)?;
     disk.rename(&temporary, &path).map_err(|source| LogError::io("rename", &temporary, None, source))?;
     disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))?;
-    let map = file.map().map_err(|source| LogError::io("map", &path, None, source))?;
     let index_path = index_path(directory, sequence);
-    Ok(Prepared { sequence, capacity, salt, recycled: false, path, file, map, index_path, index_file })
+    Ok(Prepared { sequence, capacity, salt, recycled: false, path, file, index_path, index_file })
 }
 
 /// Takes over a prepared segment that an earlier process left; the caller has seen that its header is zeros, and
@@ -63,13 +61,13 @@ pub fn adopt(disk: &dyn Disk, directory: &Path, sequence: u32, recycled: bool) -
     let path = segment_path(directory, sequence);
     let open = || {
         let file = disk.open(&path, Mode::Write)?;
-        Ok((file.length()?, file.map()?, file))
+        Ok((file.length()?, file))
     };
-    let (capacity, map, file) = open().map_err(|source| LogError::io("open", &path, None, source))?;
+    let (capacity, file) = open().map_err(|source| LogError::io("open", &path, None, source))?;
     let (salt, index_file) = new_index(disk, directory, sequence)?;
     disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))?;
     let index_path = index_path(directory, sequence);
-    Ok(Prepared { sequence, capacity, salt, recycled, path, file, map, index_path, index_file })
+    Ok(Prepared { sequence, capacity, salt, recycled, path, file, index_path, index_file })
 }
 
 /// A fresh index file, with a salt that no earlier life of the segment had.
@@ -87,7 +85,6 @@ impl Prepared {
     pub fn grow(&mut self, capacity: u64) -> Result<(), LogError> {
         assert!(capacity > self.capacity, "segments only grow");
         fill_with_zeros(&self.file, &self.path, self.capacity..capacity, &AtomicBool::new(false))?;
-        self.map = self.file.map().map_err(|source| LogError::io("map", &self.path, None, source))?;
         self.capacity = capacity;
         Ok(())
     }

@@ -14,9 +14,10 @@ use super::meta::{self, Meta, META_NAME};
 use super::prepare::{adopt, prepare, Prepared};
 use super::reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn};
 use super::record::RecordType;
-use super::scan::{end_of_data, Scanner, Step};
+use super::scan::{Scanner, Step};
 use super::segment::*;
 use super::table::{Line, Table};
+use super::window::Window;
 use super::writer::{Active, SegmentView, Start};
 use crate::limits::{LOG_CACHE_BYTES, LOG_SEGMENT_MIN_BYTES};
 
@@ -112,9 +113,7 @@ pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64
         let file = directory.join(&name);
         match parse_file_name(&name) {
             FileName::Segment(_) => {
-                let map = disk.open(&file, Mode::Read).and_then(|handle| handle.map());
-                let map = map.map_err(|source| LogError::io("map", &file, None, source))?;
-                if end_of_data((*map).as_ref(), 0) > 0 {
+                if open_window(disk, &file)?.end_of_data(0)? > 0 {
                     return Err(LogError::MetaMissing { file });
                 }
                 leftovers.push(file);
@@ -133,6 +132,11 @@ pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64
     file.sync_all().map_err(|source| LogError::io("fsync", &temporary, None, source))?;
     disk.rename(&temporary, &path).map_err(|source| LogError::io("rename", &temporary, None, source))?;
     disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))
+}
+
+fn open_window(disk: &dyn Disk, path: &Path) -> Result<Window, LogError> {
+    let file = disk.open(path, Mode::Read).map_err(|source| LogError::io("open", path, None, source))?;
+    Window::of(file, path)
 }
 
 fn remove_all(disk: &dyn Disk, files: &[PathBuf]) -> Result<(), LogError> {
@@ -233,9 +237,9 @@ fn load(table: &mut Table, read: ReadRecord) {
 }
 
 fn view(segment: &SegmentEnd) -> Arc<SegmentView> {
-    let SegmentEnd { sequence, path, map, header, .. } = segment;
+    let SegmentEnd { sequence, path, header, .. } = segment;
     let salt = header.as_ref().expect("segments in use have a header").salt;
-    Arc::new(SegmentView { sequence: *sequence, salt, path: path.clone(), map: map.clone() })
+    Arc::new(SegmentView { sequence: *sequence, salt, path: path.clone() })
 }
 
 /// The mending of what a crash left; every step may be interrupted and is then done again by the next start.
@@ -253,7 +257,7 @@ impl Repair<'_> {
         let used = end.segments.iter_mut().filter(|segment| segment.header.is_some());
         for segment in used.filter(|segment| !segment.index_intact) {
             let path = index_path(self.directory, segment.sequence);
-            let index = rebuild_index(segment);
+            let index = self.rebuild_index(segment)?;
             index_file::replace(self.disk, &path, &index)?;
             segment.index_bytes = index.len() as u64;
             rebuilt.push(path);
@@ -314,31 +318,32 @@ impl Repair<'_> {
             .filter(|path| self.disk.exists(path))
             .collect();
         remove_all(self.disk, &surplus)?;
-        let bytes: &[u8] = (*next.map).as_ref();
-        let capacity = bytes.len() as u64;
-        let usable = capacity >= LOG_SEGMENT_MIN_BYTES && capacity % BLOCK_BYTES as u64 == 0;
-        if usable && bytes[..SEGMENT_HEADER_BYTES] == [0; SEGMENT_HEADER_BYTES] {
-            let recycled = end_of_data(bytes, SEGMENT_HEADER_BYTES as u64) > SEGMENT_HEADER_BYTES as u64;
+        let usable = next.capacity >= LOG_SEGMENT_MIN_BYTES && next.capacity % BLOCK_BYTES as u64 == 0;
+        let mut window = open_window(self.disk, &next.path)?;
+        let header = window.get_array::<SEGMENT_HEADER_BYTES>(0)?;
+        if usable && header == Some(&[0; SEGMENT_HEADER_BYTES]) {
+            let body = SEGMENT_HEADER_BYTES as u64;
+            let recycled = window.end_of_data(body)? > body;
             return adopt(self.disk, self.directory, next_sequence, recycled).map(Some);
         }
         // Cut, or grown by a crash half-way: a new file takes its name.
         prepare(self.disk, self.directory, next_sequence, segment_bytes, &AtomicBool::new(false)).map(Some)
     }
-}
 
-/// The index file of a segment, from its records.
-fn rebuild_index(segment: &SegmentEnd) -> Vec<u8> {
-    let header = segment.header.as_ref().expect("segments in use have a header");
-    let mut index = index_file::encode_header(header.salt, segment.sequence).to_vec();
-    let mut frames = FrameBuilder::new(header.salt);
-    let mut scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
-    let segment_bytes: &[u8] = (*segment.map).as_ref();
-    while scanner.offset() < segment.offset {
-        let Step::Record(record) = scanner.next(segment_bytes) else { break };
-        if record.record_type.is_indexed() {
-            frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
+    /// The index file of a segment, from its records.
+    fn rebuild_index(&self, segment: &SegmentEnd) -> Result<Vec<u8>, LogError> {
+        let header = segment.header.as_ref().expect("segments in use have a header");
+        let mut index = index_file::encode_header(header.salt, segment.sequence).to_vec();
+        let mut frames = FrameBuilder::new(header.salt);
+        let mut scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
+        let mut window = open_window(self.disk, &segment.path)?;
+        while scanner.offset() < segment.offset {
+            let Step::Record(record) = scanner.next(&mut window)? else { break };
+            if record.record_type.is_indexed() {
+                frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
+            }
         }
+        index.extend_from_slice(&frames.take());
+        Ok(index)
     }
-    index.extend_from_slice(&frames.take());
-    index
 }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::disk::{Disk, Guard, SystemDisk};
 use super::error::LogError;
+use super::files::ReadFiles;
 use super::meta::{Meta, META_NAME};
 use super::prepare::Preparer;
-use super::record::{Entry, Place, RecordHeader, RecordType};
+use super::record::{Entry, Place, RecordHeader, RecordType, HEADER_BYTES};
 use super::recovery::{self, Opened, Recovery};
-use super::scan::{header_at, payload_at};
 use super::segment::{Owner, BLOCK_BYTES};
 use super::stats::{Stats, SyncStats};
 use super::sync::Shared;
@@ -32,6 +32,7 @@ pub struct Log {
     table: Table,
     /// In order of sequence, without gaps.
     segments: Vec<Arc<SegmentView>>,
+    files: ReadFiles,
     last_request: u64,
     /// Something was enqueued that the sync thread was not woken for.
     unstarted: bool,
@@ -108,6 +109,7 @@ impl Log {
         let Opened { lock, meta, table, views, start, prepared, recovery } =
             recovery::open(&disk, directory, segment_bytes)?;
         let notify: SharedNotify = notify.into();
+        let files = ReadFiles::new(disk.clone());
         let stats = Arc::new(Mutex::new(SyncStats::new(start.file_bytes)));
         let shared = Arc::new(Shared::new(options.fsync, stats.clone()));
         let (failing, failing_notify) = (shared.clone(), notify.clone());
@@ -134,6 +136,7 @@ impl Log {
             trusted: !meta.distrusted,
             table,
             segments: views,
+            files,
             last_request: 0,
             unstarted: false,
             shared,
@@ -243,10 +246,12 @@ impl Log {
         let corrupt = |expected: String, found: String| {
             LogError::corrupt(&view.path, u64::from(line.offset), Some(index), expected, found)
         };
-        let bytes: &[u8] = (*view.map).as_ref();
         let offset = u64::from(line.offset);
-        // Both lie inside: the place was read back or written by this process, and segments never shrink.
-        let header = RecordHeader::decode(header_at(bytes, offset).expect("inside the segment"));
+        let file = self.files.get(view.sequence, &view.path)?;
+        let mut bytes = vec![0; HEADER_BYTES + line.length as usize];
+        file.read_at(&mut bytes, offset)
+            .map_err(|source| LogError::io("read", &view.path, offset, source))?;
+        let header = RecordHeader::decode(bytes[..HEADER_BYTES].try_into().expect("a header"));
         let identity = (header.index, header.term, header.length, header.record_type);
         let expected = (index, line.term, line.length, RecordType::from(line.kind) as u8);
         if identity != expected {
@@ -255,9 +260,7 @@ impl Log {
                 format!("{identity:?}"),
             ));
         }
-        // Copied first, so that what was checked is what is returned.
-        let payload = payload_at(bytes, offset, line.length).expect("inside the segment").0;
-        let payload = Bytes::copy_from_slice(payload);
+        let payload = Bytes::from(bytes).slice(HEADER_BYTES..);
         let payload_crc = crc32fast::hash(&payload);
         let expected_crc = header.expected_crc(Place { salt: view.salt, offset }, payload_crc);
         if header.crc != expected_crc {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::disk::{Disk, FileHandle, Map, Mode};
+use super::disk::{Disk, FileHandle, Mode};
 use super::error::LogError;
 use super::index_file::{FrameBuilder, IndexEntry, INDEX_HEADER_BYTES};
 use super::meta::{self, Meta, META_NAME};
@@ -33,7 +33,6 @@ pub struct SegmentView {
     pub sequence: u32,
     pub salt: u32,
     pub path: PathBuf,
-    pub map: Map,
 }
 
 /// A request on its way to the disk.
@@ -70,9 +69,9 @@ impl Active {
 
     /// A prepared segment, its header to be written with the first batch.
     fn begin(prepared: Prepared, header: &SegmentHeader) -> Active {
-        let Prepared { sequence, capacity, salt, path, file, map, index_path, index_file, .. } = prepared;
+        let Prepared { sequence, capacity, salt, path, file, index_path, index_file, .. } = prepared;
         Active {
-            view: Arc::new(SegmentView { sequence, salt, path, map }),
+            view: Arc::new(SegmentView { sequence, salt, path }),
             capacity,
             file,
             index_path,
@@ -98,10 +97,12 @@ impl Active {
             disk.open(path, Mode::Write).map_err(|source| LogError::io("open", path, None, source))
         };
         let (file, index_file) = (open(&view.path)?, open(&index_path)?);
-        let bytes: &[u8] = (*view.map).as_ref();
         let block_offset = offset - offset % BLOCK_BYTES as u64;
-        let buffer = bytes[block_offset as usize..offset as usize].to_vec();
-        let capacity = bytes.len() as u64;
+        let mut buffer = vec![0; (offset - block_offset) as usize];
+        file.read_at(&mut buffer, block_offset)
+            .map_err(|source| LogError::io("read", &view.path, block_offset, source))?;
+        let capacity =
+            file.length().map_err(|source| LogError::io("find the length of", &view.path, None, source))?;
         Ok(Active {
             frames: FrameBuilder::new(view.salt),
             marked_generation,
