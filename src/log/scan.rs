@@ -75,12 +75,13 @@ impl Scanner {
         }
         let header = RecordHeader::decode(header);
         let room = window.file_bytes() - offset - HEADER_BYTES as u64;
-        let Some((payload, padding)) = payload_at(window, offset, header.length)? else {
+        let Some(padded) = padded_payload(window, offset, header.length)? else {
             return Ok(Step::Invalid {
                 expected: format!("a record of at most {room} payload bytes"),
                 found: format!("a length of {} bytes", header.length),
             });
         };
+        let (payload, padding) = padded.split_at(header.length as usize);
         let payload_crc = crc32fast::hash(payload);
         let expected = header.expected_crc(Place { salt: self.salt, offset }, payload_crc);
         if expected != header.crc {
@@ -112,11 +113,10 @@ impl Scanner {
     }
 }
 
-/// Payload and padding of a record, if the segment reaches that far.
-fn payload_at(window: &mut Window, offset: u64, length: u32) -> Result<Option<(&[u8], &[u8])>, LogError> {
-    let payload_bytes = u64::from(length) + padding_bytes(length) as u64;
-    let bytes = window.get(offset + HEADER_BYTES as u64, payload_bytes)?;
-    Ok(bytes.map(|bytes| bytes.split_at(length as usize)))
+/// Payload and padding of a record, in one piece, if the segment reaches that far.
+fn padded_payload(window: &mut Window, offset: u64, length: u32) -> Result<Option<&[u8]>, LogError> {
+    let padded = u64::from(length) + padding_bytes(length) as u64;
+    window.get(offset + HEADER_BYTES as u64, padded)
 }
 
 /// The record at `offset`, whatever stands before it: its CRC says that it was written there in this life.
@@ -128,7 +128,8 @@ pub fn own_record_at(window: &mut Window, salt: u32, offset: u64) -> Result<Opti
         return Ok(None);
     }
     let header = RecordHeader::decode(header);
-    let Some((payload, _)) = payload_at(window, offset, header.length)? else { return Ok(None) };
+    let Some(padded) = padded_payload(window, offset, header.length)? else { return Ok(None) };
+    let payload = &padded[..header.length as usize];
     let payload_crc = crc32fast::hash(payload);
     let valid = header.crc == header.expected_crc(Place { salt, offset }, payload_crc);
     Ok(valid.then_some(Record { record_type, offset, header, payload, payload_crc }))
