@@ -20,6 +20,7 @@
 pub mod disk;
 mod error;
 mod files;
+mod heal;
 mod hole;
 pub mod index_file;
 pub mod meta;
@@ -41,7 +42,8 @@ mod writer;
 use std::sync::Arc;
 
 pub use error::LogError;
-pub use hole::Hole;
+pub use heal::Rewrite;
+pub use hole::{Hole, Lost};
 pub use reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn, Visitor};
 pub use record::{Entry, Kind};
 pub use recovery::Recovery;

@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use super::disk::{Disk, Mode, SystemDisk};
 use super::error::LogError;
+use super::heal::Rewrite;
+use super::hole::{Hole, Lost};
 use super::index_file;
 use super::meta::{self, Meta};
+use super::record::RecordType;
 use super::scan::{own_record_at, Behind, Record};
 use super::segment::*;
 use super::sequence::Sequence;
@@ -52,10 +55,21 @@ pub struct ScanEnd {
     pub segments: Vec<SegmentEnd>,
     pub sequence: Sequence,
     pub torn: Option<Torn>,
+    /// Entries that were acknowledged and cannot be read.
+    pub lost: Vec<Lost>,
+    /// Damaged bytes that are known nevertheless.
+    pub rewrites: Vec<Rewrite>,
     /// Files that a crash left behind while they were made, or purged.
     pub leftovers: Vec<PathBuf>,
     /// Whether the visitor ended the scan early.
     pub stopped: bool,
+}
+
+impl ScanEnd {
+    /// The entries of the log that were acknowledged and cannot be read.
+    pub fn holes(&self) -> impl Iterator<Item = &Hole> {
+        self.lost.iter().filter(|lost| !lost.superseded).map(|lost| &lost.hole)
+    }
 }
 
 /// A record, and the file it stands in.
@@ -63,6 +77,8 @@ pub struct ReadRecord<'a> {
     pub file: &'a Path,
     pub segment_sequence: u32,
     pub record: Record<'a>,
+    /// The payload is damaged: `record` says what it was, without payload and its crc, and without flags.
+    pub hole: Option<&'a Hole>,
 }
 
 /// Called for every record in log order, entries up to META's base index included; may end the scan.
@@ -97,28 +113,47 @@ impl Reader {
         self.damaged_meta_copies
     }
 
-    /// Goes through all records in order. `Err`: the first damage, or what could not be read.
+    /// Goes through all records in order, also behind damage whose identity is certain. `Err`: the first that is not,
+    /// or what could not be read.
     pub fn scan(&self, visit: &mut Visitor) -> Result<ScanEnd, LogError> {
         let Files { segments: files, leftovers } = self.list()?;
         let sequence = Sequence::new(self.meta.base_index, self.meta.base_term);
-        let mut end = ScanEnd { segments: Vec::new(), sequence, torn: None, leftovers, stopped: false };
+        let mut end = ScanEnd {
+            segments: Vec::new(),
+            sequence,
+            torn: None,
+            lost: Vec::new(),
+            rewrites: Vec::new(),
+            leftovers,
+            stopped: false,
+        };
         let opened =
             files.iter().map(|sequence| self.open_segment(*sequence)).collect::<Result<Vec<_>, _>>()?;
         let last_active = opened.iter().rposition(|segment| matches!(segment.header, HeaderState::Valid(_)));
+        let seal_crcs: Vec<_> = opened.iter().skip(1).map(OpenSegment::seal_crc).chain([None]).collect();
         for (position, segment) in opened.into_iter().enumerate() {
             let later_active = last_active.is_some_and(|last| last > position);
             let index = self.read_index(segment.sequence)?;
-            let segment_end = if let HeaderState::Valid(header) = segment.header.clone() {
-                let walk = Walk { reader: self, segment: &segment, index: &index, header, later_active };
+            let header = match &segment.header {
+                HeaderState::Valid(header) => Some(header.clone()),
+                _ => self.judge_headless(&segment, &index, later_active, &mut end)?,
+            };
+            let segment_end = if let Some(header) = header {
+                let seal_crc = seal_crcs[position];
+                let walk =
+                    Walk { reader: self, segment: &segment, index: &index, header, later_active, seal_crc };
                 walk.run(&mut end, visit)?
             } else {
-                self.judge_headless(segment, &index, later_active, &mut end)?
+                SegmentEnd::unused(&segment, &index)
             };
             end.segments.push(segment_end);
             if end.stopped {
                 return Ok(end);
             }
         }
+        let first_index = end.sequence.first_index();
+        let purged = end.lost.iter_mut().filter(|lost| lost.hole.index < first_index);
+        purged.for_each(|lost| lost.superseded = true);
         end.sequence.check_base().map_err(|(expected, found)| {
             let last = end.segments.iter().rev().find(|segment| segment.header.is_some());
             let (path, offset) =
@@ -176,6 +211,7 @@ impl Reader {
         let path = segment_path(&self.directory, sequence);
         let mut window = self.window(&path)?;
         let header = SegmentHeader::decode(&first_block(&mut window)?);
+        let file_bytes = window.file_bytes();
         match &header {
             HeaderState::Newer { version } => Err(LogError::NewerFormat {
                 file: path,
@@ -185,10 +221,12 @@ impl Reader {
                 known: u64::from(FORMAT_VERSION),
             }),
             HeaderState::Valid(valid) => {
-                valid.check(&path, &self.meta.owner, sequence, window.file_bytes())?;
-                Ok(OpenSegment { sequence, path, header })
+                valid.check(&path, &self.meta.owner, sequence, file_bytes)?;
+                Ok(OpenSegment { sequence, path, file_bytes, header })
             }
-            HeaderState::Blank | HeaderState::Invalid { .. } => Ok(OpenSegment { sequence, path, header }),
+            HeaderState::Blank | HeaderState::Invalid { .. } => {
+                Ok(OpenSegment { sequence, path, file_bytes, header })
+            }
         }
     }
 
@@ -203,21 +241,22 @@ impl Reader {
     }
 
     /// A segment without a valid header: prepared, or torn in its first batch - or damaged, if there is evidence
-    /// that it was in use. Bytes of a former life do not count: it gets a new salt before it is used.
+    /// that it was in use; then its header is returned as it must have been. Bytes of a former life do not count: the
+    /// file gets a new salt before it is used.
     fn judge_headless(
         &self,
-        segment: OpenSegment,
+        segment: &OpenSegment,
         index: &[u8],
         later_active: bool,
         end: &mut ScanEnd,
-    ) -> Result<SegmentEnd, LogError> {
-        let OpenSegment { sequence, path, header } = segment;
-        let mut window = self.window(&path)?;
+    ) -> Result<Option<SegmentHeader>, LogError> {
+        let OpenSegment { sequence, path, header, .. } = segment;
+        let mut window = self.window(path)?;
         let block = first_block(&mut window)?;
-        let index_salt = index_file::decode_header(index).map(|(salt, _)| salt);
-        let salt = index_salt.unwrap_or(SegmentHeader::salt_of_damaged(&block));
-        let floor = self.meta.floor_sequence > sequence
-            || (self.meta.floor_sequence == sequence && self.meta.floor_offset > 0);
+        let index_salt = index_file::decode_header(index).filter(|(_, other)| other == sequence);
+        let salt = index_salt.map_or(SegmentHeader::salt_of_damaged(&block), |(salt, _)| salt);
+        let floor = self.meta.floor_sequence > *sequence
+            || (self.meta.floor_sequence == *sequence && self.meta.floor_offset > 0);
         let indexed = index_file::entries(index, salt).next().map(|entry| entry.index);
         let header_bytes = block.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
         // Only behind a segment that was sealed can one be in use.
@@ -225,26 +264,75 @@ impl Reader {
         let from = SEGMENT_HEADER_BYTES as u64;
         let begun = possible && (header_bytes > 0 || own_record_at(&mut window, salt, from)?.is_some());
         let behind = if begun { Behind::look(&mut window, salt, from)? } else { Behind::default() };
-        let (expected, found) = match header {
-            HeaderState::Invalid { expected, found } => (expected, found),
-            _ => ("a segment header".to_string(), "zeros".to_string()),
-        };
-        let covered = later_active || floor || indexed.is_some() || behind.durable_offset > 0;
         window.forget();
         if matches!(SegmentHeader::decode(&first_block(&mut window)?), HeaderState::Valid(_)) {
             // A running writer has just begun it: it was not part of the log when the scan started.
-        } else if covered {
+            return Ok(None);
+        }
+        let (expected, found) = match header {
+            HeaderState::Invalid { expected, found } => (expected.clone(), found.clone()),
+            _ => ("a segment header".to_string(), "zeros".to_string()),
+        };
+        if later_active || floor || indexed.is_some() || behind.durable_offset > 0 {
+            let header = self.rebuild_header(&mut window, (*sequence, salt), &block, end)?;
             let index = indexed.or(Some(end.sequence.last_index() + 1));
-            return Err(LogError::corrupt(&path, 0, index, expected, found));
-        } else if begun {
+            let header = header.ok_or_else(|| LogError::corrupt(path, 0, index, expected, found))?;
+            let (file, bytes) = (path.clone(), header.encode().to_vec());
+            let what = "the header of the segment".to_string();
+            end.rewrites.push(Rewrite { file, sequence: *sequence, offset: 0, bytes, what });
+            return Ok(Some(header));
+        }
+        if begun {
             let reason = format!("its first batch was not complete: expected {expected}, found {found}");
             let bytes = behind.own_end.max(header_bytes);
             end.torn = Some(Torn { file: path.clone(), offset: 0, bytes, reason });
         }
-        Ok(SegmentEnd {
+        Ok(None)
+    }
+
+    /// The header of a segment that is in use, from what stands around it. `None`: nothing confirms it.
+    fn rebuild_header(
+        &self,
+        window: &mut Window,
+        (sequence, salt): (u32, u32),
+        block: &[u8; SEGMENT_HEADER_BYTES],
+        end: &ScanEnd,
+    ) -> Result<Option<SegmentHeader>, LogError> {
+        let capacity = window.file_bytes();
+        let first = own_record_at(window, salt, SEGMENT_HEADER_BYTES as u64)?.map(|first| first.header);
+        let before = end.segments.last().map(|before| before.prev_crc);
+        let (Some(first), Some(prev_crc)) = (first, before.or(first.map(|first| first.prev_crc))) else {
+            return Ok(None);
+        };
+        // The first record is a mark: it names the entry before it.
+        let (next_index, prev_term) = (first.index.saturating_add(1), first.term);
+        let owner = self.meta.owner.clone();
+        let header = SegmentHeader {
+            salt,
             sequence,
-            path,
-            capacity: window.file_bytes(),
+            next_index,
+            prev_term,
+            prev_crc,
+            recycled: true,
+            capacity,
+            owner,
+        };
+        if first.record_type != RecordType::Mark as u8 || first.prev_crc != prev_crc {
+            return Ok(None);
+        }
+        // What is left of the old one may tell whether the file was recycled. Else it may have been.
+        let fresh = SegmentHeader { recycled: false, ..header.clone() };
+        let is_fresh = fresh.encode()[12..16] == block[12..16] || fresh.encode()[16..] == block[16..];
+        Ok(Some(if is_fresh { fresh } else { header }))
+    }
+}
+
+impl SegmentEnd {
+    fn unused(segment: &OpenSegment, index: &[u8]) -> SegmentEnd {
+        SegmentEnd {
+            sequence: segment.sequence,
+            path: segment.path.clone(),
+            capacity: segment.file_bytes,
             header: None,
             offset: 0,
             prev_crc: 0,
@@ -252,7 +340,7 @@ impl Reader {
             meta_generation: 0,
             index_bytes: index.len() as u64,
             index_intact: false,
-        })
+        }
     }
 }
 
@@ -274,5 +362,16 @@ struct Files {
 pub(super) struct OpenSegment {
     pub sequence: u32,
     pub path: PathBuf,
+    pub file_bytes: u64,
     pub header: HeaderState,
+}
+
+impl OpenSegment {
+    /// CRC of the seal that ends the segment before.
+    fn seal_crc(&self) -> Option<u32> {
+        match &self.header {
+            HeaderState::Valid(header) => Some(header.prev_crc),
+            _ => None,
+        }
+    }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::disk::{Disk, FileHandle, Guard, Mode};
 use super::error::LogError;
+use super::heal::Rewrite;
+use super::hole::{Hole, Lost};
 use super::index_file::{self, FrameBuilder, IndexEntry};
 use super::meta::{self, Meta, META_NAME};
 use super::prepare::{adopt, prepare, Prepared};
@@ -34,6 +36,10 @@ pub struct Recovery {
     pub bytes: u64,
     /// Index files that were incomplete or damaged, and were made anew from their segments.
     pub rebuilt_indexes: Vec<PathBuf>,
+    /// Acknowledged entries that cannot be read; see `Log::fill`.
+    pub holes: Vec<Hole>,
+    /// What was damaged and known nevertheless, one line each; it was written anew.
+    pub rewritten: Vec<String>,
     /// Copies of META that were damaged and rewritten.
     pub damaged_meta_copies: usize,
     /// Half-made files of a crash that were removed.
@@ -53,6 +59,12 @@ impl fmt::Display for Recovery {
                 "; torn tail dropped: {bytes} bytes of {file} from offset {offset}, never acknowledged"
             )?;
             write!(f, " ({reason})")?;
+        }
+        if !self.holes.is_empty() {
+            write!(f, "; {} acknowledged entries are damaged: check the disk", self.holes.len())?;
+        }
+        if !self.rewritten.is_empty() {
+            write!(f, "; {} damaged places mended: check the disk", self.rewritten.len())?;
         }
         if self.damaged_meta_copies > 0 {
             write!(f, "; {} damaged copies of META rewritten: check the disk", self.damaged_meta_copies)?;
@@ -184,6 +196,8 @@ pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Resul
         }
     }
     let recovery = Recovery {
+        holes: end.holes().cloned().collect(),
+        rewritten: end.rewrites.iter().map(Rewrite::to_string).collect(),
         torn: end.torn,
         entries: table.last_index() + 1 - table.first_index(),
         segments: used.len() as u64,
@@ -253,11 +267,12 @@ impl Repair<'_> {
         if let Some(torn) = &end.torn {
             self.zero(torn)?;
         }
+        self.rewrite(&end.rewrites)?;
         let mut rebuilt = Vec::new();
         let used = end.segments.iter_mut().filter(|segment| segment.header.is_some());
         for segment in used.filter(|segment| !segment.index_intact) {
             let path = index_path(self.directory, segment.sequence);
-            let index = self.rebuild_index(segment)?;
+            let index = self.rebuild_index(segment, &end.lost)?;
             index_file::replace(self.disk, &path, &index)?;
             segment.index_bytes = index.len() as u64;
             rebuilt.push(path);
@@ -290,6 +305,17 @@ impl Repair<'_> {
             offset += length;
         }
         file.sync_data().map_err(|source| LogError::io("fdatasync", &torn.file, offset, source))
+    }
+
+    /// Damaged bytes that are known: the record that stood there needs nothing from elsewhere. A crash on the way leaves
+    /// old or new sectors: damaged again, or whole.
+    fn rewrite(&self, rewrites: &[Rewrite]) -> Result<(), LogError> {
+        for Rewrite { file: path, offset, bytes, .. } in rewrites {
+            let file = self.open(path)?;
+            file.write_at(bytes, *offset).map_err(|source| LogError::io("write", path, *offset, source))?;
+            file.sync_data().map_err(|source| LogError::io("fdatasync", path, *offset, source))?;
+        }
+        Ok(())
     }
 
     /// Two new generations: so every one of the four copies is written.
@@ -330,18 +356,26 @@ impl Repair<'_> {
         prepare(self.disk, self.directory, next_sequence, segment_bytes, &AtomicBool::new(false)).map(Some)
     }
 
-    /// The index file of a segment, from its records.
-    fn rebuild_index(&self, segment: &SegmentEnd) -> Result<Vec<u8>, LogError> {
+    /// The index file of a segment, from its records and what is known of lost ones.
+    fn rebuild_index(&self, segment: &SegmentEnd, lost: &[Lost]) -> Result<Vec<u8>, LogError> {
         let header = segment.header.as_ref().expect("segments in use have a header");
-        let mut index = index_file::encode_header(header.salt, segment.sequence).to_vec();
-        let mut frames = FrameBuilder::new(header.salt);
-        let mut scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
+        let salt = header.salt;
+        let mut index = index_file::encode_header(salt, segment.sequence).to_vec();
+        let mut frames = FrameBuilder::new(salt);
+        let mut scanner = Scanner::new(salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
         let mut window = open_window(self.disk, &segment.path)?;
+        let mut lost = lost.iter().filter(|lost| lost.sequence == segment.sequence).peekable();
         while scanner.offset() < segment.offset {
-            let Step::Record(record) = scanner.next(&mut window)? else { break };
-            if record.record_type.is_indexed() {
-                frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
-            }
+            let offset = scanner.offset();
+            let entry = if let Some(lost) = lost.next_if(|lost| lost.hole.offset == offset) {
+                scanner = Scanner::new(salt, lost.end(), lost.crc());
+                lost.index_entry()
+            } else {
+                let Step::Record(record) = scanner.next(&mut window)? else { break };
+                let entry = IndexEntry::of(&record.header, record.record_type, offset as u32);
+                record.record_type.is_indexed().then_some(entry)
+            };
+            entry.into_iter().for_each(|entry| frames.push(entry));
         }
         index.extend_from_slice(&frames.take());
         Ok(index)

@@ -1,18 +1,20 @@
 //! The walk through the records of one segment, and the decision where they end: clean, torn or damaged.
 
 use super::error::LogError;
+use super::heal::{Chain, Evidence, Piece, Rewrite};
+use super::hole::Hole;
 use super::index_file::{self, Comparison, IndexEntry};
 use super::meta::{self, META_NAME};
 use super::reader::{OpenSegment, ReadRecord, Reader, ScanEnd, SegmentEnd, Torn, Visitor};
-use super::record::{Mark, RecordType, BATCH_START};
-use super::scan::{Behind, Record, Scanner, Step};
+use super::record::{Mark, RecordType, BATCH_START, HEADER_BYTES};
+use super::scan::{Behind, Record, Step};
 use super::segment::*;
 use super::window::Window;
 
 /// How often something that looks wrong beside a running writer is looked at again before it counts.
 const LIVE_RETRIES: usize = 3;
 
-/// The walk through one segment with a valid header.
+/// The walk through one segment whose header is known.
 pub(super) struct Walk<'r> {
     pub reader: &'r Reader,
     pub segment: &'r OpenSegment,
@@ -21,78 +23,187 @@ pub(super) struct Walk<'r> {
     pub header: SegmentHeader,
     /// Whether a later segment is in use.
     pub later_active: bool,
+    /// What the next segment's header says about the seal of this one.
+    pub seal_crc: Option<u32>,
+}
+
+/// How far the walk has come.
+struct Progress<'w> {
+    window: Window,
+    chain: Chain,
+    comparison: Comparison<'w>,
+    sealed: bool,
+    /// How often this place was looked at again.
+    retries: usize,
+    /// What stands behind a place that was passed already, if it was looked for.
+    behind: Option<Behind>,
 }
 
 impl Walk<'_> {
     /// Reads all records, from where the segment before ended.
     pub fn run(&self, end: &mut ScanEnd, visit: &mut Visitor) -> Result<SegmentEnd, LogError> {
         self.check_succession(end)?;
-        let mut window = self.reader.window(&self.segment.path)?;
         let SegmentHeader { salt, prev_crc, .. } = self.header;
-        let mut scanner = Scanner::new(salt, SEGMENT_HEADER_BYTES as u64, prev_crc);
-        let mut comparison = Comparison::of(self.index, salt, self.segment.sequence);
-        let mut meta_generation = 0;
-        let mut sealed = false;
-        let mut retries = 0;
-        while !sealed && !end.stopped {
-            match scanner.next(&mut window)? {
+        let last = (end.sequence.last_index(), end.sequence.known_last_term());
+        let mut progress = Progress {
+            window: self.reader.window(&self.segment.path)?,
+            chain: Chain::new(salt, SEGMENT_HEADER_BYTES as u64, prev_crc, last),
+            comparison: Comparison::of(self.index, salt, self.segment.sequence),
+            sealed: false,
+            retries: 0,
+            behind: None,
+        };
+        while !progress.sealed && !end.stopped {
+            let Progress { window, chain, comparison, .. } = &mut progress;
+            let step = chain.scanner.next(window)?;
+            match step {
                 Step::Record(record) => {
-                    self.check_record(&record, &mut meta_generation, end)?;
-                    self.check_index(&record, &mut comparison)?;
-                    sealed = record.record_type == RecordType::Seal;
-                    let file = &self.segment.path;
-                    let read = ReadRecord { file, segment_sequence: self.segment.sequence, record };
-                    end.stopped = visit(read).is_break();
-                    retries = 0;
+                    self.take(&record, None, comparison, end, visit)?;
+                    chain.note(&record);
+                    progress.sealed = record.record_type == RecordType::Seal;
+                    progress.retries = 0;
                 }
                 Step::Newer { what, found } => {
-                    return Err(LogError::NewerFormat {
-                        file: self.segment.path.clone(),
-                        offset: scanner.offset(),
-                        what,
-                        found,
-                        known: if what == "record type" {
-                            RecordType::Copy as u64
-                        } else {
-                            u64::from(BATCH_START)
-                        },
-                    })
+                    return Err(self.newer(what, found, chain.scanner.offset()));
                 }
-                step => {
-                    let (expected, found) = match step {
-                        Step::Invalid { expected, found } => (expected, found),
-                        _ => ("a record".to_string(), "zeros".to_string()),
-                    };
-                    let behind = Behind::look(&mut window, salt, scanner.offset())?;
-                    let covered = scanner.offset() < self.durable_offset(&window, behind);
-                    if covered && retries < LIVE_RETRIES {
-                        retries += 1;
-                        window.forget();
-                        continue;
+                Step::Blank => {
+                    let texts = ("a record".to_string(), "zeros".to_string());
+                    if !self.stop(texts, &mut progress, end, visit)? {
+                        break;
                     }
-                    if covered {
-                        let named = comparison.named_at(scanner.offset());
-                        let index = named.map_or(end.sequence.last_index() + 1, |named| named.index);
-                        let path = &self.segment.path;
-                        return Err(LogError::corrupt(path, scanner.offset(), Some(index), expected, found));
+                }
+                Step::Invalid { expected, found } => {
+                    if !self.stop((expected, found), &mut progress, end, visit)? {
+                        break;
                     }
-                    end.torn = self.torn(scanner.offset(), behind, (expected, found));
-                    break;
                 }
             }
         }
+        let Progress { window, chain, comparison, sealed, .. } = progress;
         Ok(SegmentEnd {
             sequence: self.segment.sequence,
             path: self.segment.path.clone(),
             capacity: window.file_bytes(),
             header: Some(self.header.clone()),
-            offset: scanner.offset(),
-            prev_crc: scanner.prev_crc(),
+            offset: chain.scanner.offset(),
+            prev_crc: chain.scanner.prev_crc(),
             sealed,
-            meta_generation,
+            meta_generation: chain.generation(),
             index_bytes: self.index.len() as u64,
             index_intact: comparison.is_exact(),
         })
+    }
+
+    /// Checks a record, whether read, rebuilt or lost, and shows it to the visitor.
+    fn take(
+        &self,
+        record: &Record,
+        hole: Option<&Hole>,
+        comparison: &mut Comparison,
+        end: &mut ScanEnd,
+        visit: &mut Visitor,
+    ) -> Result<(), LogError> {
+        self.check_record(record, end)?;
+        self.check_index(record, comparison)?;
+        if record.record_type == RecordType::Truncate {
+            let dropped = end.lost.iter_mut().filter(|lost| lost.hole.index >= record.header.index);
+            dropped.for_each(|lost| lost.superseded = true);
+        }
+        let file = &self.segment.path;
+        let read = ReadRecord { file, segment_sequence: self.segment.sequence, record: *record, hole };
+        end.stopped = visit(read).is_break();
+        Ok(())
+    }
+
+    /// No valid record stands here. True: the walk goes on; false: the records end, cleanly or torn. `Err`: damage that
+    /// nothing identifies.
+    fn stop(
+        &self,
+        (expected, found): (String, String),
+        progress: &mut Progress,
+        end: &mut ScanEnd,
+        visit: &mut Visitor,
+    ) -> Result<bool, LogError> {
+        let Progress { window, chain, .. } = progress;
+        let offset = chain.scanner.offset();
+        let mut behind = progress.behind.unwrap_or_default();
+        if offset >= self.durable_offset(window, behind) {
+            behind = Behind::look(window, self.header.salt, offset)?;
+            progress.behind = Some(behind);
+        }
+        let covered_end = self.durable_offset(window, behind);
+        if offset >= covered_end {
+            end.torn = self.torn(offset, behind, (expected, found));
+            return Ok(false);
+        }
+        if progress.retries < LIVE_RETRIES {
+            progress.retries += 1;
+            window.forget();
+            return Ok(true);
+        }
+        progress.retries = 0;
+        let evidence = Evidence {
+            sequence: self.segment.sequence,
+            index: self.index,
+            covered_end,
+            meta_generation: self.reader.meta.generation,
+            seal_crc: self.seal_crc,
+            expected,
+            found,
+        };
+        let Some(pieces) = chain.resolve(window, &evidence)? else {
+            let named = progress.comparison.named_at(offset);
+            let index = named.map_or(end.sequence.last_index() + 1, |named| named.index);
+            let Evidence { expected, found, .. } = evidence;
+            return Err(LogError::corrupt(&self.segment.path, offset, Some(index), expected, found));
+        };
+        for piece in pieces {
+            self.take_piece(&piece, progress, end, visit)?;
+            progress.chain.pass(&piece);
+            if let Piece::Lost(lost) = piece {
+                end.lost.push(lost);
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_piece(
+        &self,
+        piece: &Piece,
+        progress: &mut Progress,
+        end: &mut ScanEnd,
+        visit: &mut Visitor,
+    ) -> Result<(), LogError> {
+        let Progress { chain, comparison, .. } = progress;
+        let offset = chain.scanner.offset();
+        match piece {
+            Piece::Rebuilt { record_type, header, bytes, what } => {
+                let payload = &bytes[HEADER_BYTES..][..header.length as usize];
+                let payload_crc = crc32fast::hash(payload);
+                let record =
+                    Record { record_type: *record_type, offset, header: *header, payload, payload_crc };
+                self.take(&record, None, comparison, end, visit)?;
+                progress.sealed = *record_type == RecordType::Seal;
+                let (file, sequence) = (self.segment.path.clone(), self.segment.sequence);
+                let (bytes, what) = (bytes.clone(), what.clone());
+                end.rewrites.push(Rewrite { file, sequence, offset, bytes, what });
+            }
+            Piece::Lost(lost) => {
+                let record_type = RecordType::from(lost.hole.kind);
+                let record =
+                    Record { record_type, offset, header: lost.header(), payload: &[], payload_crc: 0 };
+                if lost.index_entry().is_none() {
+                    comparison.skip();
+                }
+                self.take(&record, Some(&lost.hole), comparison, end, visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn newer(&self, what: &'static str, found: u64, offset: u64) -> LogError {
+        let known = if what == "record type" { RecordType::Copy as u64 } else { u64::from(BATCH_START) };
+        LogError::NewerFormat { file: self.segment.path.clone(), offset, what, found, known }
     }
 
     /// The segment must continue exactly where the one before ended. The first one may begin before META's base:
@@ -128,12 +239,7 @@ impl Walk<'_> {
         })
     }
 
-    fn check_record(
-        &self,
-        record: &Record,
-        meta_generation: &mut u64,
-        end: &mut ScanEnd,
-    ) -> Result<(), LogError> {
+    fn check_record(&self, record: &Record, end: &mut ScanEnd) -> Result<(), LogError> {
         end.sequence.apply(record).map_err(|(expected, found)| {
             LogError::corrupt(&self.segment.path, record.offset, Some(record.header.index), expected, found)
         })?;
@@ -141,7 +247,6 @@ impl Walk<'_> {
         else {
             return Ok(());
         };
-        *meta_generation = mark.meta_generation;
         let mut generation = self.reader.meta.generation;
         if mark.meta_generation > generation {
             // Beside a running writer META may just have been written.
