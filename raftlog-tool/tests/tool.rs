@@ -48,7 +48,7 @@ fn open_log(directory: &Path) -> Log {
     let notify = Box::new(move || {
         let _ = tell.send(());
     });
-    let options = Options { segment_bytes: 8192, fsync: true };
+    let options = Options { segment_bytes: 8192, ..Options::default() };
     let mut log = Log::create(directory, identity, options, notify).expect("create");
     let entries = vec![
         Entry::new(1, 2, Kind::NoOp, Bytes::new()),

@@ -35,4 +35,9 @@ impl ReadFiles {
         open.push_front((sequence, file.clone()));
         Ok(file)
     }
+
+    /// Closes what stands before segment `first`: the space of a file that was removed is free only then.
+    pub fn forget_before(&self, first: u32) {
+        self.open.lock().expect("no thread of the log panics").retain(|(sequence, _)| *sequence >= first);
+    }
 }

@@ -54,7 +54,8 @@ pub(super) fn set_aside(directory: &Path) -> Result<(), String> {
 }
 
 fn options(setup: &Setup) -> Options {
-    Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync }
+    let defaults = Options::default();
+    Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync, ..defaults }
 }
 
 fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
