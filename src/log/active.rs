@@ -118,6 +118,14 @@ impl Active {
         })
     }
 
+    /// Bytes of a record were wrong on the disk and were written again: what of them is still to be written with the
+    /// rest of its block is put right, too.
+    pub fn patch(&mut self, offset: u64, bytes: &[u8]) {
+        let skipped = self.block_offset.saturating_sub(offset).min(bytes.len() as u64);
+        let at = (offset + skipped).saturating_sub(self.block_offset);
+        self.buffer.patch(at as usize, &bytes[skipped as usize..]);
+    }
+
     /// Adds a record behind the one with `prev_crc`. Returns its offset and crc.
     pub fn put(
         &mut self,

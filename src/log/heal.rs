@@ -18,6 +18,7 @@ use super::hole::Lost;
 use super::index_file::{self, IndexEntry};
 use super::record::*;
 use super::scan::*;
+use super::segment::{HeaderState, SegmentHeader, SEGMENT_HEADER_BYTES};
 use super::window::Window;
 
 /// Most generations of META and most terms that are tried for one record.
@@ -439,6 +440,70 @@ impl Chain {
             }),
         }
     }
+}
+
+/// What a record turned out to be that could not be read.
+pub enum Examined {
+    /// It can be read after all: its payload.
+    Whole(Vec<u8>),
+    Damaged(Piece),
+    Unknown,
+}
+
+/// Looks at the record at `offset` of a segment in use, from the last record before it that the index file names.
+pub fn examine(
+    window: &mut Window,
+    (sequence, salt): (u32, u32),
+    index: &[u8],
+    offset: u64,
+    meta_generation: u64,
+    (expected, found): (&str, &str),
+) -> Result<Examined, LogError> {
+    let before = index_file::entries(index, salt).take_while(|named| named.end() <= offset).last();
+    let mut chain = match before {
+        Some(named) => {
+            let entry = named.record_type.entry_kind().map(|_| (named.index, Some(named.term)));
+            let last = entry.unwrap_or((named.index.saturating_sub(1), None));
+            Chain::new(salt, named.end(), named.record_crc, last)
+        }
+        None => {
+            let Some(block) = window.get_array::<SEGMENT_HEADER_BYTES>(0)? else {
+                return Ok(Examined::Unknown);
+            };
+            let HeaderState::Valid(header) = SegmentHeader::decode(block) else {
+                return Ok(Examined::Unknown);
+            };
+            let last = (header.next_index.saturating_sub(1), Some(header.prev_term));
+            Chain::new(salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc, last)
+        }
+    };
+    let evidence = Evidence {
+        sequence,
+        index,
+        covered_end: window.file_bytes(),
+        meta_generation,
+        seal_crc: None,
+        expected: expected.to_string(),
+        found: found.to_string(),
+    };
+    while chain.scanner.offset() <= offset {
+        let at = chain.scanner.offset();
+        if let Step::Record(record) = chain.scanner.next(window)? {
+            if at == offset {
+                return Ok(Examined::Whole(record.payload.to_vec()));
+            }
+            chain.note(&record);
+            continue;
+        }
+        let Some(pieces) = chain.resolve(window, &evidence)? else { return Ok(Examined::Unknown) };
+        for piece in pieces {
+            if chain.scanner.offset() == offset {
+                return Ok(Examined::Damaged(piece));
+            }
+            chain.pass(&piece);
+        }
+    }
+    Ok(Examined::Unknown)
 }
 
 /// A record as it stands in a segment.

@@ -67,6 +67,11 @@ impl Lost {
         self.place.offset + self.record_bytes
     }
 
+    /// Segment and offset.
+    pub fn place(&self) -> (u32, u64) {
+        (self.sequence, self.place.offset)
+    }
+
     /// CRC that the record had.
     pub fn crc(&self) -> u32 {
         self.crc

@@ -13,6 +13,7 @@ use super::error::LogError;
 use super::heal::Rewrite;
 use super::hole::{Hole, Lost};
 use super::index_file::{self, FrameBuilder, IndexEntry};
+use super::mend::Holes;
 use super::meta::{self, Meta, META_NAME};
 use super::prepare::{planned_bytes, Maker, Prepared};
 use super::reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn};
@@ -90,6 +91,7 @@ pub struct Opened {
     /// Segments that are ready to be written, in order.
     pub prepared: Vec<Prepared>,
     pub recovery: Recovery,
+    pub holes: Holes,
 }
 
 /// Takes the lock of a log's directory.
@@ -221,6 +223,7 @@ pub fn open(
         leftovers: end.leftovers,
         duration: started.elapsed(),
     };
+    let durable_place = used.last().map_or((meta.first_sequence, 0), |last| (last.sequence, last.offset));
     let start = Start {
         meta: meta.clone(),
         active,
@@ -229,7 +232,8 @@ pub fn open(
         last: (end.sequence.last_index(), end.sequence.last_term()),
         used_bytes,
     };
-    Ok(Opened { lock, meta, table, views, start, prepared, recovery })
+    let holes = Holes::new(end.lost, durable_place);
+    Ok(Opened { lock, meta, table, views, start, prepared, recovery, holes })
 }
 
 /// What is read back may still sit in the page cache only; it counts as durable from now on, so it must be.
