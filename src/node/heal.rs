@@ -325,6 +325,7 @@ impl Node {
                 self.healing.met(hole.index);
                 Ok(None)
             }
+            Err(LogError::OutOfRange { .. }) => Ok(None), // purged
             Err(error) => Err(error.into()),
         }
     }
