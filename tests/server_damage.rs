@@ -189,7 +189,8 @@ fn two_damaged_nodes_heal_each_other_without_a_leader() {
 fn cut(log: &Path, marker: &str) {
     let index = index_of(log, marker.as_bytes()).to_string();
     let directory = log.to_str().expect("a path of text");
-    let output = raftlog_tool(&["repair", "--truncate-at", &index, "--accept-data-loss", directory]);
+    let output =
+        raftlog_tool(&["repair", "--truncate-at", &index, "--accept-data-loss", "--apply", directory]);
     let code = output.status.code();
     // Repaired, but acknowledged entries may be gone.
     assert_eq!(
