@@ -125,6 +125,13 @@ fn an_acknowledgement_that_waited_for_a_hole_leaves_when_it_is_filled() {
 }
 
 #[test]
+fn what_is_durable_already_is_acknowledged_as_soon_as_it_can_be_read() {
+    let mut bench = impaired(&[1, 1, 1], &[3]);
+    assert_eq!(acknowledged(&bench.append(1, 1, at(2, 1), &[normal(1)])), []);
+    assert_eq!(acknowledged(&bench.give(Input::Impaired { holes: Vec::new() })), [3]);
+}
+
+#[test]
 fn a_truncated_hole_is_none_any_more() {
     let mut bench = impaired(&[1, 1, 1], &[3]);
     bench.append(1, 2, at(2, 1), &[normal(2)]);

@@ -340,6 +340,21 @@ fn a_leader_sends_nothing_at_a_hole_and_does_not_turn_in_a_loop() {
 }
 
 #[test]
+fn what_was_put_back_and_is_damaged_still_is_fetched_once_more() {
+    let mut node = start(1, &[2]);
+    node.asked();
+    node.give_own(3, 2);
+    node.world.harm(2);
+    node.world.now_us += 9_000_000;
+    node.turn();
+    assert_eq!(node.asked(), [], "the disk may be slow");
+    node.world.now_us += 1_000_000;
+    assert!(node.node.deadline_us() <= node.world.now_us);
+    node.turn();
+    assert_eq!(node.asked().len(), 1);
+}
+
+#[test]
 fn a_hole_that_is_cut_off_is_none() {
     let mut node = start(2, &[3]);
     node.asked();
