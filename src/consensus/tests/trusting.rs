@@ -217,6 +217,22 @@ fn trust_comes_back_when_all_up_to_the_leaders_end_is_durable_and_so_is_the_writ
 }
 
 #[test]
+fn an_older_write_does_not_bring_trust_back() {
+    let mut bench = distrusted(&[1, 1]);
+    bench.append(1, 1, at(2, 1), &[]);
+    bench.hear(1, 1, Body::Remember { nonce: NONCE, through: 3 });
+    bench.append(1, 1, at(2, 1), &[normal(1)]);
+    let first = bench.write;
+    bench.append(1, 1, at(3, 1), &[normal(1)]);
+    let second = bench.write;
+    assert!(writes(&bench.give(Input::Persisted { write: first }))[0].regain_trust);
+    bench.give(Input::Persisted { write: second });
+    assert!(!bench.raft.is_trusted());
+    bench.give(Input::Persisted { write: second + 1 });
+    assert!(bench.raft.is_trusted());
+}
+
+#[test]
 fn what_is_durable_but_was_not_compared_brings_no_trust_back() {
     let mut bench = distrusted(&[1, 1, 1]);
     bench.append(1, 1, at(3, 1), &[]);

@@ -82,7 +82,7 @@ impl Driven {
 
     /// Whether this node would vote for node 3, after a long silence.
     fn would_vote(&mut self) -> bool {
-        self.world.now_us += 10_000_000;
+        self.world.now_us += 4_000_000;
         self.sent(3);
         let last = at(self.world.last_index() + 1, 8);
         self.receive(3, 9, Body::PreVote { last }, &[]);
