@@ -52,7 +52,7 @@ fn damage_is_named_and_nothing_is_changed() {
     }
     assert_eq!(tool(&["find", "--key", "k", &fixture.name]).status.code(), Some(1));
     assert_eq!(tool(&["export", "--all", &fixture.name]).status.code(), Some(1));
-    assert_eq!(fixture.content(), before, "reading changes nothing");
+    fixture.assert_content(&before, "reading changes nothing");
 }
 
 #[test]
