@@ -10,7 +10,7 @@ use redisraft::log::segment::{parse_file_name, temporary_path, FileName};
 
 use crate::failure::Failure;
 
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 fn failed<'p>(verb: &'static str, path: &'p Path) -> impl Fn(io::Error) -> Failure + 'p {
     move |source| Failure::File { verb, path: path.to_path_buf(), source }
