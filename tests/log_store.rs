@@ -156,7 +156,7 @@ fn a_log_is_not_created_over_another_and_not_opened_from_nothing() {
     std::fs::remove_file(directory.path().join("META")).expect("remove");
     assert!(matches!(create(directory.path()), Err(LogError::MetaMissing { .. })));
     let path = directory.path().join("other");
-    let small = Options { segment_bytes: 100, fsync: true };
+    let small = Options { segment_bytes: 100, ..Options::default() };
     let refused = Log::create(&path, identity(), small, Box::new(|| ()));
     assert!(matches!(refused, Err(LogError::InvalidSegmentSize { .. })));
 }

@@ -46,6 +46,12 @@ impl Entry {
         Entry { index, term, kind, payload, payload_crc }
     }
 
+    /// What the entry takes in a segment: its record, and the copy of a membership.
+    pub fn segment_bytes(&self) -> u64 {
+        let copies = if self.kind == Kind::Membership { 2 } else { 1 };
+        copies * record_bytes(self.payload.len() as u32)
+    }
+
     /// Whether the payload is what its checksum says; to be asked of every entry that came over the wire.
     pub fn is_intact(&self) -> bool {
         crc32fast::hash(&self.payload) == self.payload_crc

@@ -116,7 +116,7 @@ impl Fixture {
         let notify = Box::new(move || {
             let _ = tell.send(());
         });
-        let options = Options { segment_bytes, fsync: true };
+        let options = Options { segment_bytes, ..Options::default() };
         let log = Log::create(&self.path, identity, options, notify).expect("create");
         Writer { log, news, request: 0, recovery: None }
     }
