@@ -23,7 +23,7 @@ fn several_segments(fixture: &Fixture) -> Vec<(u64, u64)> {
 }
 
 fn open(directory: &Path) -> Result<(Log, Recovery), LogError> {
-    Log::open(directory, Options { segment_bytes: 8192, fsync: true }, Box::new(|| ()))
+    Log::open(directory, Options { segment_bytes: 8192, ..Options::default() }, Box::new(|| ()))
 }
 
 /// Index and term of every entry, after reading it.

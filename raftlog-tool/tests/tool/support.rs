@@ -127,7 +127,7 @@ impl Fixture {
         let notify = Box::new(move || {
             let _ = tell.send(());
         });
-        let options = Options { segment_bytes: 8192, fsync: true };
+        let options = Options { segment_bytes: 8192, ..Options::default() };
         let (log, recovery) = Log::open(&self.path, options, notify).expect("open");
         Writer { log, news, request: 0, recovery: Some(recovery) }
     }
