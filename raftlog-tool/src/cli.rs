@@ -85,10 +85,10 @@ Examples:
   raftlog-tool dump --last 10 raftlog
   raftlog-tool dump --from 100 --to 200 --format jsonl raftlog | jq .commands
   raftlog-tool dump --key 'user:*' --db 0 --values raftlog
-  raftlog-tool dump --type membership raftlog         who belonged to the cluster, and since when
-  raftlog-tool dump --headers raftlog                 every record as it stands in the files
+  raftlog-tool dump --type membership raftlog   who belonged to the cluster, and since when
+  raftlog-tool dump --headers raftlog   every record as it stands in the files
   raftlog-tool dump --format hex --headers --last 1 raftlog
-  raftlog-tool dump --last 0 --follow raftlog         what a running node writes, as it writes it
+  raftlog-tool dump --last 0 --follow raftlog   what a running node writes, as it writes it
 
 What is printed is in the log of this node. Whether it is committed is not in the log: the last entries of a node may \
 be truncated when another node leads. See raft_commit_index in INFO raft of a running node.";
@@ -203,7 +203,7 @@ pub enum StatTable {
 
 const FIND_EXAMPLES: &str = "\
 Examples:
-  raftlog-tool find --key user:17 raftlog                the life of one key, also FLUSHALL and the like
+  raftlog-tool find --key user:17 raftlog   the life of one key, also FLUSHALL and the like
   raftlog-tool find --key 'session:*' --last 5 --values raftlog
   raftlog-tool find --key '\\xff\\x00*' --format jsonl raftlog";
 
@@ -320,8 +320,8 @@ pub enum ExportFormat {
 
 const REPAIR_EXAMPLES: &str = "\
 Examples:
-  raftlog-tool repair raftlog                           what is wrong, and what can be done
-  raftlog-tool repair --apply raftlog                   torn tail and index files: loses nothing
+  raftlog-tool repair raftlog   what is wrong, and what can be done
+  raftlog-tool repair --apply raftlog   torn tail and index files: loses nothing
   raftlog-tool repair --truncate-at 5001 --accept-data-loss raftlog
   raftlog-tool repair --truncate-at 5001 --accept-data-loss --apply --backup /backup raftlog
 
