@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Map, Mode, SystemDisk};
-use redisraft::log::{Entry, HardState, Identity, Kind, Log, LogError, Options, Recovery, WriteRequest};
+use redisraft::log::{
+    Entry, HardState, Identity, InlineWriter, Kind, Log, LogError, Options, Recovery, WriteRequest,
+};
 
 pub const SEGMENT_BYTES: u64 = 8 << 10;
 
@@ -40,8 +42,14 @@ pub fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 pub struct Harness {
     pub log: Log,
     pub recovery: Option<Recovery>,
-    news: Receiver<()>,
+    news: News,
     next_id: u64,
+}
+
+/// Who writes: threads that tell, or the one who waits.
+enum News {
+    Threads(Receiver<()>),
+    Inline(InlineWriter),
 }
 
 impl Harness {
@@ -50,12 +58,15 @@ impl Harness {
     }
 
     pub fn create_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
-        let (tell, news) = channel();
-        let notify = Box::new(move || {
-            let _ = tell.send(());
-        });
+        let (notify, news) = notify();
         let log = Log::create_on(disk, directory, identity(), options(), notify)?;
-        Ok(Harness { log, recovery: None, news, next_id: 1 })
+        Ok(Harness { log, recovery: None, news: News::Threads(news), next_id: 1 })
+    }
+
+    /// Without threads: everything is done while something is waited for, in the same order each time.
+    pub fn create_inline(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
+        let (log, writer) = Log::create_inline(disk, directory, identity(), options())?;
+        Ok(Harness { log, recovery: None, news: News::Inline(writer), next_id: 1 })
     }
 
     pub fn open(directory: &Path) -> Result<Harness, LogError> {
@@ -63,12 +74,30 @@ impl Harness {
     }
 
     pub fn open_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
-        let (tell, news) = channel();
-        let notify = Box::new(move || {
-            let _ = tell.send(());
-        });
+        let (notify, news) = notify();
         let (log, recovery) = Log::open_on(disk, directory, options(), notify)?;
-        Ok(Harness { log, recovery: Some(recovery), news, next_id: 1 })
+        Ok(Harness { log, recovery: Some(recovery), news: News::Threads(news), next_id: 1 })
+    }
+
+    pub fn open_inline(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
+        let (log, writer, recovery) = Log::open_inline(disk, directory, options())?;
+        Ok(Harness { log, recovery: Some(recovery), news: News::Inline(writer), next_id: 1 })
+    }
+
+    /// Ends the log in good order.
+    pub fn close(self) {
+        let Harness { log, news, .. } = self;
+        drop(log);
+        if let News::Inline(mut writer) = news {
+            while writer.run_once() {}
+        }
+    }
+
+    /// Without threads: does all that is to be done.
+    pub fn run(&mut self) {
+        if let News::Inline(writer) = &mut self.news {
+            while writer.run_once() {}
+        }
     }
 
     /// Hands in a request and does not wait.
@@ -85,7 +114,12 @@ impl Harness {
             if self.log.durable()? >= id {
                 return Ok(());
             }
-            self.news.recv_timeout(Duration::from_secs(20)).expect("news of the sync thread");
+            match &mut self.news {
+                News::Threads(news) => {
+                    news.recv_timeout(Duration::from_secs(20)).expect("news of the sync thread");
+                }
+                News::Inline(writer) => assert!(writer.run_once(), "there is something to do"),
+            }
         }
     }
 
@@ -104,6 +138,14 @@ impl Harness {
     pub fn vote(&mut self, term: u64, vote: Option<u64>) -> Result<(), LogError> {
         self.write(WriteRequest { hard_state: Some(HardState { term, vote }), ..Default::default() })
     }
+}
+
+fn notify() -> (Box<dyn Fn() + Send + Sync>, Receiver<()>) {
+    let (tell, news) = channel();
+    let notify = Box::new(move || {
+        let _ = tell.send(());
+    });
+    (notify, news)
 }
 
 /// All entries of a log as (index, term, payload length); panics on an entry that nobody wrote.
