@@ -303,6 +303,39 @@ impl DiskFile for HookedFile {
     }
 }
 
+/// The system's disk with a clock that stands until it is moved.
+pub struct ClockedDisk(pub Arc<HookedDisk>, pub Mutex<Duration>);
+
+impl Disk for ClockedDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.create_directory(path)
+    }
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_directory(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.0.list(path)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        self.0.exists(path)
+    }
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
+        self.0.open(path, mode)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        self.0.lock(path)
+    }
+    fn now(&self) -> Duration {
+        *self.1.lock().expect("clock")
+    }
+}
+
 /// Bytes of a file that looks damaged at first: what a reader beside a writer may see.
 pub struct Flickering {
     looks: AtomicU64,
