@@ -49,7 +49,7 @@ pub struct Harness {
 /// Who writes: threads that tell, or the one who waits.
 enum News {
     Threads(Receiver<()>),
-    Inline(InlineWriter),
+    Inline(Box<InlineWriter>),
 }
 
 impl Harness {
@@ -66,7 +66,7 @@ impl Harness {
     /// Without threads: everything is done while something is waited for, in the same order each time.
     pub fn create_inline(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
         let (log, writer) = Log::create_inline(disk, directory, identity(), options())?;
-        Ok(Harness { log, recovery: None, news: News::Inline(writer), next_id: 1 })
+        Ok(Harness { log, recovery: None, news: News::Inline(Box::new(writer)), next_id: 1 })
     }
 
     pub fn open(directory: &Path) -> Result<Harness, LogError> {
@@ -81,7 +81,7 @@ impl Harness {
 
     pub fn open_inline(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
         let (log, writer, recovery) = Log::open_inline(disk, directory, options())?;
-        Ok(Harness { log, recovery: Some(recovery), news: News::Inline(writer), next_id: 1 })
+        Ok(Harness { log, recovery: Some(recovery), news: News::Inline(Box::new(writer)), next_id: 1 })
     }
 
     /// Ends the log in good order.
