@@ -31,6 +31,10 @@ pub const LOG_FREE_SEGMENTS: usize = 2;
 /// Recent entries of the log kept in memory after they are on the disk, in bytes.
 pub const LOG_CACHE_BYTES: u64 = 16 << 20;
 
+/// Lost entries that are asked for at once, and their bytes; a single one may exceed them.
+pub const HEAL_WINDOW_ENTRIES: usize = 16;
+pub const HEAL_WINDOW_BYTES: u64 = 2 << 20;
+
 // Links (src/link) and RESP (src/resp).
 
 /// Most decimal digits of a RESP length or count: enough for `MAX_FRAME_BYTES`.
