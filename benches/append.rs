@@ -17,7 +17,10 @@ fn append(criterion: &mut Criterion) {
     appender.warm_up();
     for batch in BATCHES {
         let mut group = criterion.benchmark_group(format!("append_{batch}"));
-        group.sample_size(15).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+        group
+            .sample_size(15)
+            .warm_up_time(Duration::from_millis(300))
+            .measurement_time(Duration::from_secs(2));
         group.throughput(Throughput::Elements(1));
         group.bench_function("floor", |bencher| bencher.iter_custom(|iterations| floor.time(iterations)));
         group.throughput(Throughput::Elements(batch));

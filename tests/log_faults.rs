@@ -55,9 +55,10 @@ fn the_nth_call_fails() {
                 .check(&path, &format!("call {number} failed, {threads:?} threads"));
         }
     }
-    // What the helper fails at is counted and tried again; the last syncs come after the last answer.
+    // What the helper fails at is counted and tried again; a read is tried again; the last syncs come after the last
+    // answer.
     let numbers = format!("{failures} failures, {counted} counted, {unnoticed} without effect");
-    assert!(failures > 500 && counted > 200 && unnoticed < 60, "{numbers}");
+    assert!(failures > 500 && counted > 200 && unnoticed < 200, "{numbers}");
 }
 
 /// The page cache may say "clean" of what a failed sync never wrote: asking again proves nothing.
