@@ -269,6 +269,9 @@ impl Disk for HookedDisk {
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
         self.hook.call("lock", || self.disk.lock(path), || ())
     }
+    fn pause(&self, duration: Duration) -> bool {
+        self.disk.pause(duration)
+    }
 }
 
 struct HookedFile {
