@@ -67,6 +67,11 @@ pub enum Input {
     Transfer {
         target: Option<NodeId>,
     },
+    /// Whether this node must not become the leader: its disk or what it drives stands still. It goes on voting and
+    /// taking entries; as a leader it goes on leading.
+    Abstain {
+        abstain: bool,
+    },
     /// New timeouts and windows (the id and the seed stay).
     Reconfigure {
         settings: Settings,
@@ -148,6 +153,6 @@ pub enum Output {
     LearnerReady { id: NodeId },
     /// The last `Propose`, `ProposeMembership` or `Transfer` was not taken.
     ProposalRefused { reason: Refusal },
-    /// A transfer asked for did not happen in time; this node leads on.
+    /// A transfer asked for did not happen in time, or its target is gone; this node leads on.
     TransferFailed,
 }

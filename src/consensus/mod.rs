@@ -35,7 +35,9 @@
 //!    The commit index starts at `base` and is learned anew.
 //! 10. **Links.** `PeerUnreachable` is a hint that the peer's process is gone, given after everything received from
 //!     it was stepped: any later message from the peer takes it back. A false hint costs a few messages, never safety.
-//! 11. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
+//! 11. **`Abstain` keeps this node from standing**, whatever asks it to. While all voters abstain nobody is elected: take
+//!     it back as soon as its reason is gone.
+//! 12. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
 //!     of this node, or of the cluster, can no longer be trusted. Let it stop the process.
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (paper), and Ongaro's
