@@ -156,7 +156,9 @@ impl Runtime {
             (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
                 node.on_add_node(world, ticket, id, address, peer_address)
             }
-            (ToRaft::AddNode { ticket, .. }, None) => {
+            (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
+            (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
+            (ToRaft::AddNode { ticket, .. } | ToRaft::Transfer { ticket, .. }, None) => {
                 world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
             }
             (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
@@ -174,7 +176,13 @@ impl Runtime {
                 }
             }
             (ToRaft::Shutdown, _) => self.stop = true,
-            (ToRaft::ReadBarrier { .. } | ToRaft::Promoted { .. } | ToRaft::PromotionFailed { .. }, None) => {
+            (
+                ToRaft::ReadBarrier { .. }
+                | ToRaft::Promoted { .. }
+                | ToRaft::PromotionFailed { .. }
+                | ToRaft::Sealed { .. },
+                None,
+            ) => {
                 unreachable!("only a node leads")
             }
         }
