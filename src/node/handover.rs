@@ -316,6 +316,7 @@ impl Node {
                 world.bridge().tell_main(ToMain::Unseal);
             }
         }
+        self.report_now(world);
         answer_all(world, attempt.tickets, Answer::Refused(text));
     }
 
@@ -349,6 +350,7 @@ impl Node {
                 self.handover.done += 1;
                 self.handover.failed_target = None;
                 log::info!("leadership was handed over: node {id} leads");
+                self.report_now(world);
                 let answer = match expected {
                     true => Answer::Ok,
                     false => Answer::Refused(format!("node {id} leads now, not node {}", attempt.target)),

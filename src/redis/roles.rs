@@ -38,7 +38,10 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
         ToMain::Follow { port } => follow(ctx, state, port),
         ToMain::Promote { epoch } => promote(ctx, state, epoch),
         ToMain::Demote { epoch } => demote(ctx, state, epoch),
-        ToMain::Seal { attempt } => state.seal_due.set(Some(attempt)),
+        ToMain::Seal { attempt } => {
+            state.seal_due.set(Some(attempt));
+            ffi::next_turn(gate::nothing); // what is done at its beginning need not wait for an event
+        }
         ToMain::Unseal => unseal(ctx, state),
         ToMain::LeaderChanged => {
             let status = state.bridge.status();
