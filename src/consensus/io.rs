@@ -153,6 +153,6 @@ pub enum Output {
     LearnerReady { id: NodeId },
     /// The last `Propose`, `ProposeMembership` or `Transfer` was not taken.
     ProposalRefused { reason: Refusal },
-    /// A transfer asked for did not happen in time, or its target is gone; this node leads on.
+    /// A transfer asked for did not happen in time, or its target is gone or declined; this node leads on.
     TransferFailed,
 }

@@ -198,7 +198,7 @@ impl Raft {
         self.become_follower(self.core.term, None, outputs);
     }
 
-    /// The process of the transfer's target is gone: nobody need wait for it.
+    /// The transfer's target is gone, or declines: nobody need wait for it.
     pub(super) fn abandon_transfer(&mut self, peer: NodeId, outputs: &mut Vec<Output>) {
         let State::Leader(leader) = &mut self.state else { return };
         if leader.transfer.take_if(|transfer| transfer.target == peer).is_some() {

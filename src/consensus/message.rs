@@ -90,6 +90,6 @@ pub enum Body {
         last: Index,
         round: u64,
     },
-    /// Leadership transfer: stand for election now (dissertation 3.10).
+    /// Leadership transfer: stand for election now (dissertation 3.10). Whoever cannot answers with a vote refused.
     TimeoutNow,
 }

@@ -290,10 +290,9 @@ impl Raft {
             }
             Body::VoteReply { granted: true } => self.on_vote_granted(from, outputs),
             Body::TimeoutNow => self.on_timeout_now(from, outputs),
-            Body::VoteReply { granted: false }
-            | Body::PreVote { .. }
-            | Body::PreVoteReply { .. }
-            | Body::Vote { .. } => {}
+            // From the target of a transfer: it declines. (A late refusal of our own election only costs another try.)
+            Body::VoteReply { granted: false } => self.abandon_transfer(from, outputs),
+            Body::PreVote { .. } | Body::PreVoteReply { .. } | Body::Vote { .. } => {}
         }
     }
 

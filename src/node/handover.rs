@@ -227,7 +227,7 @@ impl Node {
             return Ok(());
         }
         let stops_redis = matches!(attempt.phase, Phase::Sealing | Phase::Draining { offset: Some(_) });
-        if stops_redis && !matches!(self.local, Local::Leading(_)) {
+        if stops_redis && !matches!(&self.local, Local::Leading(leading) if leading.connected) {
             self.fail_handover(world, "the stream of the local server was lost");
             return Ok(());
         }
@@ -257,13 +257,14 @@ impl Node {
         let Some(attempt) = &mut self.handover.current else { return };
         match &mut self.local {
             _ if attempt.unsealed => attempt.phase = Phase::Draining { offset: None },
-            Local::Leading(leading) => {
+            Local::Leading(leading) if leading.connected => {
                 attempt.phase = Phase::Sealing;
                 leading.sealing = Some(attempt.number);
                 world.bridge().tell_main(ToMain::Seal { attempt: attempt.number });
             }
-            // The gate is about to open: then it goes on.
-            Local::Following(_) | Local::Promoting { .. } | Local::Draining(_) => {}
+            // The gate is about to open, or the stream: then it goes on. (The link that reads the stream is a client
+            // until it is one; a pause would hold it up, too.)
+            Local::Leading(_) | Local::Following(_) | Local::Promoting { .. } | Local::Draining(_) => {}
         }
     }
 

@@ -54,6 +54,7 @@ impl Node {
             executed: world.bridge().applied(),
             dirty: false,
             reopen_at_us: None,
+            connected: false,
             reopen_pause_us: REOPEN_PAUSE_US,
             acknowledge_at_us: world.now_us() + ACKNOWLEDGE_PERIOD_US,
             sealing: None,
@@ -73,9 +74,19 @@ impl Node {
         }
     }
 
+    /// The capture link is open: the local server sends its stream.
+    pub fn on_capture_up(&mut self) {
+        if let Local::Leading(leading) | Local::Draining(leading) = &mut self.local {
+            leading.connected = true;
+        }
+    }
+
     /// The capture link broke. `resumable`: the bytes that follow can still be had.
     pub fn on_capture_lost<W: World>(&mut self, world: &mut W, reason: &str, resumable: bool) {
         log::warn!("lost the replication stream of the local server: {reason}");
+        if let Local::Leading(leading) | Local::Draining(leading) = &mut self.local {
+            leading.connected = false;
+        }
         match &mut self.local {
             Local::Leading(leading) | Local::Draining(leading) if resumable => {
                 leading.reopen_at_us = Some(world.now_us() + leading.reopen_pause_us);

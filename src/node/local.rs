@@ -61,6 +61,8 @@ pub struct Leading {
     pub dirty: bool,
     /// The link is down and must be opened again at this time.
     pub reopen_at_us: Option<u64>,
+    /// The stream flows.
+    pub connected: bool,
     /// How long the next pause before opening it will be.
     pub reopen_pause_us: u64,
     pub acknowledge_at_us: u64,

@@ -131,7 +131,10 @@ impl Runtime {
             Event::PeerUp { id } => node.on_peer_up(world, id)?,
             Event::PeerDown { id, refused: true } => node.on_peer_unreachable(world, id)?,
             Event::PeerDown { refused: false, .. } => {}
-            Event::CaptureUp => log::info!("reading the replication stream of the local server"),
+            Event::CaptureUp => {
+                log::info!("reading the replication stream of the local server");
+                node.on_capture_up();
+            }
             Event::CaptureData | Event::Woken => {}
             Event::CaptureLost { reason, resumable } => node.on_capture_lost(world, &reason, resumable),
             Event::FeedPsync { replid, offset } => node.on_feed_psync(world, &replid, offset),

@@ -209,7 +209,11 @@ fn only_voters_stand() {
         bench.append(2, 1, at(1, 1), &[]);
         assert_eq!(bench.give(Input::PeerUnreachable { peer: 2 }), []);
         assert_eq!(bench.raft.next_deadline_us(), u64::MAX);
-        assert_eq!(bench.hear(2, 1, Body::TimeoutNow), []);
+        let declined = bench.hear(2, 1, Body::TimeoutNow);
+        assert!(matches!(
+            declined[..],
+            [Output::Send { to: 2, message: Message { body: Body::VoteReply { granted: false }, .. } }]
+        ));
     }
 }
 
@@ -302,7 +306,9 @@ fn who_abstains_does_not_stand_whatever_asks_for_it_and_votes_all_the_same() {
     bench.give(Input::Abstain { abstain: true });
     let (leader, term) = (bench.raft.leader().unwrap(), bench.raft.term());
     assert_eq!(bench.raft.next_deadline_us(), u64::MAX);
-    assert_eq!(bench.hear(leader, term, Body::TimeoutNow), []);
+    let declined = bench.hear(leader, term, Body::TimeoutNow);
+    assert_eq!(sent(&declined, leader), [Message { term, body: Body::VoteReply { granted: false } }]);
+    assert_eq!(declined.len(), 1);
     bench.give(Input::PeerUnreachable { peer: leader });
     bench.now_us += 10 * TIMEOUT_US;
     assert_eq!(bench.give(Input::Tick), []);

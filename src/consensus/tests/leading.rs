@@ -256,6 +256,14 @@ fn a_transfer_to_a_process_that_is_gone_is_given_up_at_once() {
 }
 
 #[test]
+fn a_target_that_declines_ends_the_transfer() {
+    let mut bench = Bench::leader(&[1, 2, 3], &[]);
+    bench.give(Input::Transfer { target: Some(3) });
+    assert_eq!(bench.hear(2, 1, Body::VoteReply { granted: false }), [], "not the target");
+    assert_eq!(bench.hear(3, 1, Body::VoteReply { granted: false }), [Output::TransferFailed]);
+}
+
+#[test]
 fn a_leader_that_abstains_leads_on() {
     let mut bench = Bench::leader(&[1, 2, 3], &[]);
     assert_eq!(bench.give(Input::Abstain { abstain: true }), []);

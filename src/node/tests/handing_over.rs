@@ -323,6 +323,25 @@ fn a_successor_that_loses_the_election_again_leaves_a_leader_with_its_dataset() 
     assert!(matches!(fed[0], Fed::Continue(_)), "{fed:?}");
 }
 
+/// The link that reads the stream would itself be held up by the seal.
+#[test]
+fn the_gate_is_not_sealed_while_the_stream_does_not_flow() {
+    let mut leader = Driven::leader_of_three();
+    leader.node.on_capture_lost(&mut leader.world, "cut", true);
+    ask(&mut leader, Some(2));
+    assert_eq!(leader.told(), []);
+    leader.world.now_us += 10_000;
+    leader.turn();
+    leader.node.on_capture_up();
+    leader.turn();
+    assert_eq!(leader.told(), [ToMain::Seal { attempt: 1 }]);
+    leader.node.on_capture_lost(&mut leader.world, "cut", true);
+    leader.turn();
+    let told = leader.told();
+    assert_eq!(told[0], ToMain::Unseal);
+    assert!(refusal(&told).contains("stream"), "{told:?}");
+}
+
 #[test]
 fn a_stream_that_is_lost_ends_the_hand_over() {
     let mut leader = Driven::leader_of_three();

@@ -180,6 +180,7 @@ impl Driven {
         driven.turn();
         assert_eq!(driven.told(), [ToMain::Promote { epoch: 1 }]);
         driven.node.on_promoted(&mut driven.world, 1, REPLID.to_string(), OFFSET);
+        driven.node.on_capture_up();
         driven.turn();
         driven.acknowledge(3);
         driven.sent(2);
