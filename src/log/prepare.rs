@@ -1,17 +1,16 @@
-//! Makes segments ahead of need, in a helper thread: allocated, zero-filled and synced, so that an append is one
-//! `pwrite` into existing blocks and its `fdatasync` has no metadata to write. A full disk shows up here first.
+//! Makes segments ahead of need: allocated, zero-filled and synced, so that an append is one `pwrite` into existing
+//! blocks and its `fdatasync` has no metadata to write. A full disk shows up here first.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{channel, Receiver, Sender};
-use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use super::disk::{Disk, FileHandle, Map, Mode};
 use super::error::LogError;
 use super::index_file;
-use super::segment::{index_path, segment_path, temporary_path};
+use super::segment::{index_path, segment_path, temporary_path, SEGMENT_HEADER_BYTES};
 
+/// Length of the first segment of a log.
+const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 /// Zeros are written in pieces of this many bytes.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 /// A sync after this many bytes of zeros keeps the disk's queue short for the appends that go on meanwhile.
@@ -23,6 +22,8 @@ pub struct Prepared {
     pub capacity: u64,
     /// Of the index file already; the segment header takes it over.
     pub salt: u32,
+    /// Whether bytes of a former life stand behind the header.
+    pub recycled: bool,
     pub path: PathBuf,
     pub file: FileHandle,
     pub map: Map,
@@ -30,81 +31,125 @@ pub struct Prepared {
     pub index_file: FileHandle,
 }
 
-/// Makes segment `sequence`: complete under a temporary name, then renamed, then the directory synced.
-pub fn prepare(
-    disk: &dyn Disk,
-    directory: &Path,
-    sequence: u32,
-    capacity: u64,
-    stop: &AtomicBool,
-) -> Result<Prepared, LogError> {
-    let path = segment_path(directory, sequence);
-    let temporary = temporary_path(&path);
-    if disk.exists(&temporary) {
-        disk.remove(&temporary).map_err(|source| LogError::io("remove", &temporary, None, source))?;
+/// How long segment `sequence` is made: the first ones are short, so that a new log is there at once and is ahead of
+/// its first burst.
+pub fn planned_bytes(sequence: u32, segment_bytes: u64) -> u64 {
+    let doublings = 2 * sequence.saturating_sub(1).min(8);
+    segment_bytes.min(FIRST_SEGMENT_BYTES << doublings)
+}
+
+/// Makes segment files in a directory.
+pub struct Maker<'d> {
+    pub disk: &'d dyn Disk,
+    pub directory: &'d Path,
+    /// How the segments are opened for writing.
+    pub mode: Mode,
+}
+
+impl Maker<'_> {
+    /// Makes segment `sequence`: complete under a temporary name, then renamed, then the directory synced. What is
+    /// half-made when that fails, or `stop` is set, is removed again: it holds space that is needed.
+    pub fn make(&self, sequence: u32, capacity: u64, stop: &AtomicBool) -> Result<Prepared, LogError> {
+        let path = segment_path(self.directory, sequence);
+        let temporary = temporary_path(&path);
+        if self.disk.exists(&temporary) {
+            self.disk
+                .remove(&temporary)
+                .map_err(|source| LogError::io("remove", &temporary, None, source))?;
+        }
+        let file = self
+            .disk
+            .open(&temporary, Mode::CreateNew)
+            .map_err(|source| LogError::io("create", &temporary, None, source))?;
+        let filled = fill_with_zeros(&file, &temporary, capacity, stop);
+        let named = filled.and_then(|()| self.name(&temporary, sequence, false));
+        if named.is_err() && self.disk.exists(&temporary) {
+            // Else the next start removes it: the first error is the one to be told.
+            let _ = self.disk.remove(&temporary);
+        }
+        named
     }
-    let file = disk
-        .open(&temporary, Mode::CreateNew)
-        .map_err(|source| LogError::io("create", &temporary, None, source))?;
-    fill_with_zeros(&file, &temporary, 0..capacity, stop)?;
-    let (salt, index_file) = new_index(disk, directory, sequence)?;
-    disk.rename(&temporary, &path).map_err(|source| LogError::io("rename", &temporary, None, source))?;
-    disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))?;
-    let map = file.map().map_err(|source| LogError::io("map", &path, None, source))?;
-    let index_path = index_path(directory, sequence);
-    Ok(Prepared { sequence, capacity, salt, path, file, map, index_path, index_file })
-}
 
-/// Takes over a prepared segment that an earlier process left; the caller has seen that it is all zeros.
-pub fn adopt(disk: &dyn Disk, directory: &Path, sequence: u32) -> Result<Prepared, LogError> {
-    let path = segment_path(directory, sequence);
-    let open = || {
-        let file = disk.open(&path, Mode::Write)?;
-        Ok((file.length()?, file.map()?, file))
-    };
-    let (capacity, map, file) = open().map_err(|source| LogError::io("open", &path, None, source))?;
-    let (salt, index_file) = new_index(disk, directory, sequence)?;
-    disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))?;
-    let index_path = index_path(directory, sequence);
-    Ok(Prepared { sequence, capacity, salt, path, file, map, index_path, index_file })
-}
+    /// Makes segment `sequence` of a purged one, whose records end with their header: first its zeros are durable, then
+    /// it gets its name.
+    pub fn recycle(&self, free: &Path, sequence: u32) -> Result<Prepared, LogError> {
+        let file =
+            self.disk.open(free, Mode::Write).map_err(|source| LogError::io("open", free, None, source))?;
+        file.write_at(&[0; SEGMENT_HEADER_BYTES], 0)
+            .map_err(|source| LogError::io("write zeros to", free, 0, source))?;
+        file.sync_data().map_err(|source| LogError::io("fdatasync", free, 0, source))?;
+        self.name(free, sequence, true)
+    }
 
-/// A fresh index file, with a salt that no earlier life of the segment had.
-fn new_index(disk: &dyn Disk, directory: &Path, sequence: u32) -> Result<(u32, FileHandle), LogError> {
-    let path = index_path(directory, sequence);
-    let salt = getrandom::u32().map_err(|error| {
-        LogError::io("get random bytes for", &path, None, std::io::Error::other(error.to_string()))
-    })?;
-    let file = index_file::replace(disk, &path, &index_file::encode_header(salt, sequence))?;
-    Ok((salt, file))
+    /// Gives a file that is ready the name of segment `sequence`, and an index file.
+    fn name(&self, from: &Path, sequence: u32, recycled: bool) -> Result<Prepared, LogError> {
+        let path = segment_path(self.directory, sequence);
+        let (salt, index_file) = self.new_index(sequence)?;
+        self.disk.rename(from, &path).map_err(|source| LogError::io("rename", from, None, source))?;
+        self.open(path, sequence, recycled, (salt, index_file))
+    }
+
+    /// Takes over a prepared segment that an earlier process left; the caller has seen that its header is zeros, and
+    /// behind it, too, if it is not `recycled`.
+    pub fn adopt(&self, sequence: u32, recycled: bool) -> Result<Prepared, LogError> {
+        let index = self.new_index(sequence)?;
+        self.open(segment_path(self.directory, sequence), sequence, recycled, index)
+    }
+
+    fn open(
+        &self,
+        path: PathBuf,
+        sequence: u32,
+        recycled: bool,
+        (salt, index_file): (u32, FileHandle),
+    ) -> Result<Prepared, LogError> {
+        let directory = self.directory;
+        self.disk
+            .sync_directory(directory)
+            .map_err(|source| LogError::io("fsync", directory, None, source))?;
+        let open = || {
+            let file = self.disk.open(&path, self.mode)?;
+            Ok((file.length()?, file.map()?, file))
+        };
+        let (capacity, map, file) = open().map_err(|source| LogError::io("open", &path, None, source))?;
+        let index_path = index_path(directory, sequence);
+        Ok(Prepared { sequence, capacity, salt, recycled, path, file, map, index_path, index_file })
+    }
+
+    /// A fresh index file, with a salt that no earlier life of the segment had.
+    fn new_index(&self, sequence: u32) -> Result<(u32, FileHandle), LogError> {
+        let path = index_path(self.directory, sequence);
+        let salt =
+            self.disk.random().map_err(|source| LogError::io("get random bytes for", &path, None, source))?;
+        let file = index_file::replace(self.disk, &path, &index_file::encode_header(salt, sequence))?;
+        Ok((salt, file))
+    }
 }
 
 impl Prepared {
-    /// Makes room for an entry that is larger than a segment.
+    /// Makes room for an entry that is larger than a segment. The space is only reserved - it reads as zeros - as the
+    /// entry is written at once; but the length must be durable before a header can be that names it.
     pub fn grow(&mut self, capacity: u64) -> Result<(), LogError> {
         assert!(capacity > self.capacity, "segments only grow");
-        fill_with_zeros(&self.file, &self.path, self.capacity..capacity, &AtomicBool::new(false))?;
+        let allocated = self.file.allocate(capacity);
+        allocated.map_err(|source| LogError::io("allocate", &self.path, capacity, source))?;
+        self.file.sync_all().map_err(|source| LogError::io("fsync", &self.path, None, source))?;
         self.map = self.file.map().map_err(|source| LogError::io("map", &self.path, None, source))?;
         self.capacity = capacity;
         Ok(())
     }
 }
 
-fn fill_with_zeros(
-    file: &FileHandle,
-    path: &Path,
-    range: std::ops::Range<u64>,
-    stop: &AtomicBool,
-) -> Result<(), LogError> {
-    file.allocate(range.end).map_err(|source| LogError::io("allocate", path, range.end, source))?;
-    let zeros = vec![0; ZERO_CHUNK_BYTES.min(range.end - range.start) as usize];
-    let mut offset = range.start;
-    while offset < range.end {
+fn fill_with_zeros(file: &FileHandle, path: &Path, capacity: u64, stop: &AtomicBool) -> Result<(), LogError> {
+    file.allocate(capacity).map_err(|source| LogError::io("allocate", path, capacity, source))?;
+    let zeros = vec![0; ZERO_CHUNK_BYTES.min(capacity) as usize];
+    let mut offset = 0;
+    while offset < capacity {
         if stop.load(Ordering::Relaxed) {
             let source = std::io::Error::other("the log is being closed");
             return Err(LogError::io("go on with", path, offset, source));
         }
-        let length = (zeros.len() as u64).min(range.end - offset);
+        let length = (zeros.len() as u64).min(capacity - offset);
         file.write_at(&zeros[..length as usize], offset)
             .map_err(|source| LogError::io("write zeros to", path, offset, source))?;
         offset += length;
@@ -113,99 +158,4 @@ fn fill_with_zeros(
         }
     }
     file.sync_all().map_err(|source| LogError::io("fsync", path, None, source))
-}
-
-enum Job {
-    Prepare { sequence: u32, capacity: u64 },
-    SyncIndex { file: FileHandle, path: PathBuf },
-}
-
-/// The helper thread, seen from the sync thread. Dropping it stops the helper; a half-made segment is left as a
-/// temporary file for the next start to remove.
-pub struct Preparer {
-    jobs: Option<Sender<Job>>,
-    prepared: Receiver<Result<Prepared, LogError>>,
-    /// Left by an earlier process, to be used first.
-    adopted: Option<Prepared>,
-    /// Whether a segment was asked for and not taken yet. Invariant: at most one is.
-    requested: bool,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Preparer {
-    /// Starts the helper. `on_failure` is told of an index sync that failed.
-    pub fn start(
-        disk: Arc<dyn Disk>,
-        directory: PathBuf,
-        adopted: Option<Prepared>,
-        on_failure: impl Fn(LogError) + Send + 'static,
-    ) -> Result<Preparer, LogError> {
-        let (jobs, job_queue) = channel();
-        let (done, prepared) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let work_directory = directory.clone();
-        let work = move || {
-            for job in job_queue {
-                match job {
-                    Job::Prepare { sequence, capacity } => {
-                        let result = prepare(disk.as_ref(), &work_directory, sequence, capacity, &stopped);
-                        if done.send(result).is_err() {
-                            return;
-                        }
-                    }
-                    Job::SyncIndex { file, path } => {
-                        if let Err(source) = file.sync_data() {
-                            on_failure(LogError::io("fdatasync", &path, None, source));
-                        }
-                    }
-                }
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("raft-log-prepare".into())
-            .spawn(work)
-            .map_err(|source| LogError::io("start a thread for", &directory, None, source))?;
-        Ok(Preparer { jobs: Some(jobs), prepared, adopted, requested: false, stop, thread: Some(thread) })
-    }
-
-    /// Asks for a segment, unless one is on its way.
-    pub fn request(&mut self, sequence: u32, capacity: u64) {
-        if !self.requested && self.adopted.is_none() {
-            self.requested = true;
-            self.send(Job::Prepare { sequence, capacity });
-        }
-    }
-
-    /// Waits for the segment that was asked for.
-    pub fn take(&mut self) -> Result<Prepared, LogError> {
-        if let Some(prepared) = self.adopted.take() {
-            return Ok(prepared);
-        }
-        assert!(self.requested, "a segment is taken only after it was asked for");
-        self.requested = false;
-        self.prepared.recv().expect("the helper thread answers every request")
-    }
-
-    /// Syncs an index file some time soon.
-    pub fn sync_index(&self, file: FileHandle, path: PathBuf) {
-        self.send(Job::SyncIndex { file, path });
-    }
-
-    fn send(&self, job: Job) {
-        let jobs = self.jobs.as_ref().expect("present until dropped");
-        jobs.send(job).expect("the helper thread lives as long as this");
-    }
-}
-
-impl Drop for Preparer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was printed by its hook; this thread is ending anyway.
-            let _ = thread.join();
-        }
-    }
 }

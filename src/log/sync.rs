@@ -4,17 +4,49 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
+use super::active::SegmentView;
+use super::disk::Guard;
 use super::error::LogError;
 use super::stats::{Stats, SyncStats};
 use super::table::Placement;
-use super::writer::{LogWriter, SegmentView, Work, SYNC_PERIOD};
+use super::writer::{LogWriter, Purge, Work, SYNC_PERIOD};
 use super::SharedNotify;
 use crate::limits::LOG_BATCH_BYTES;
 
+/// What the raft thread asks for.
 #[derive(Default)]
 struct Queue {
     work: VecDeque<Work>,
+    /// The request that was taken last: by the time something else is taken it is written.
+    taken: u64,
+    purge: Option<Purge>,
     closing: bool,
+}
+
+/// What the sync thread does next.
+enum Task {
+    Write(Vec<Work>),
+    Purge(Purge),
+    /// Nothing was asked for some time.
+    Maintain,
+}
+
+impl Queue {
+    /// A purge as soon as it may be done; else a batch: all that waits, unless it is more than one sync should cover.
+    fn take(&mut self) -> Option<Task> {
+        if self.purge.as_ref().is_some_and(|purge| purge.after_request <= self.taken) {
+            return self.purge.take().map(Task::Purge);
+        }
+        let mut bytes = 0;
+        let count = self.work.iter().take_while(|work| {
+            let room = bytes < LOG_BATCH_BYTES;
+            bytes += work.payload_bytes;
+            room
+        });
+        let count = count.count();
+        self.taken = self.work.get(count.checked_sub(1)?)?.id;
+        Some(Task::Write(self.work.drain(..count).collect()))
+    }
 }
 
 /// News for the raft thread.
@@ -67,6 +99,21 @@ impl Shared {
         queue.work.len() == 1
     }
 
+    /// Gives up the beginning of the log, some time soon.
+    pub fn purge(&self, mut purge: Purge) {
+        if self.failure.get().is_some() {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        if let Some(before) = queue.purge.take() {
+            // One META for both.
+            purge.views.splice(..0, before.views);
+        }
+        queue.purge = Some(purge);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
     /// Not while the lock is held: the thread needs it at once.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -81,6 +128,10 @@ impl Shared {
 
     pub fn take_placed(&self) -> Placed {
         std::mem::take(&mut lock(&self.placed))
+    }
+
+    pub fn prepare_last_error(&self) -> Option<String> {
+        lock(&self.stats).prepare_last_error()
     }
 
     /// Fills in what this side knows.
@@ -103,64 +154,134 @@ impl Shared {
         let _ = self.failure.set(error);
     }
 
-    /// Waits for work; `None` when the log is closed and all is done. An empty batch: time for maintenance.
-    fn next_batch(&self, maintenance: bool) -> Option<Vec<Work>> {
+    /// Waits for something to do; `None` when the log is closed and all is done.
+    fn next_task(&self, maintenance: bool) -> Option<Task> {
         let mut queue = lock(&self.queue);
-        while queue.work.is_empty() {
+        loop {
+            if let Some(task) = queue.take() {
+                return Some(task);
+            }
             if queue.closing {
                 return None;
             }
             if maintenance {
                 let waited = self.wake.wait_timeout(queue, SYNC_PERIOD).expect("no thread of the log panics");
                 queue = waited.0;
-                if waited.1.timed_out() && queue.work.is_empty() {
-                    return Some(Vec::new());
+                if waited.1.timed_out() {
+                    return queue.take().or(Some(Task::Maintain));
                 }
             } else {
                 queue = self.wake.wait(queue).expect("no thread of the log panics");
             }
         }
-        let mut bytes = 0;
-        let count = queue.work.iter().take_while(|work| {
-            let room = bytes < LOG_BATCH_BYTES;
-            bytes += work.request.entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-            room
-        });
-        let count = count.count();
-        Some(queue.work.drain(..count).collect())
     }
 
-    /// The sync thread's life: until the log is closed, or the first failure.
-    pub fn run(&self, mut writer: LogWriter, notify: SharedNotify) {
-        if let Err(error) = self.write_all(&mut writer, &notify) {
-            self.fail(error);
-            notify();
-        }
-    }
-
-    fn write_all(&self, writer: &mut LogWriter, notify: &SharedNotify) -> Result<(), LogError> {
-        while let Some(batch) = self.next_batch(writer.needs_maintenance()) {
-            if let Some(error) = self.failure.get() {
-                return Err(error.clone());
-            }
-            if let Some(last) = batch.last() {
-                let id = last.request.id;
-                writer.write_batch(&batch, self.fsync.load(Ordering::Relaxed))?;
-                self.publish(writer, id);
-                // Freed before telling: the raft thread may wait for memory, never for this.
-                drop(batch);
-                notify();
-            }
-            writer.maintain()?;
-        }
-        writer.close()
-    }
-
+    /// Tells the raft thread of a batch that is durable.
     fn publish(&self, writer: &mut LogWriter, id: u64) {
         let mut placed = lock(&self.placed);
         placed.placements.append(&mut writer.placements);
         placed.segments.append(&mut writer.new_segments);
         drop(placed);
         self.durable.store(id, Ordering::Release);
+    }
+}
+
+/// The side of the log that writes: owner of the files, fed through `Shared`.
+pub struct Syncer {
+    pub shared: Arc<Shared>,
+    pub writer: LogWriter,
+    pub notify: SharedNotify,
+}
+
+impl Syncer {
+    /// The sync thread's life: until the log is closed, or the first failure.
+    pub fn run(mut self) {
+        if let Err(error) = self.write_all() {
+            self.fail(error);
+        }
+    }
+
+    fn write_all(&mut self) -> Result<(), LogError> {
+        while let Some(task) = self.shared.next_task(self.writer.needs_maintenance()) {
+            self.perform(task)?;
+            self.writer.maintain()?;
+        }
+        self.writer.close()
+    }
+
+    fn perform(&mut self, task: Task) -> Result<(), LogError> {
+        if let Some(error) = self.shared.failure.get() {
+            return Err(error.clone());
+        }
+        match task {
+            Task::Write(batch) => {
+                let id = batch.last().expect("a batch is not empty").id;
+                self.writer.write_batch(&batch, self.shared.fsync.load(Ordering::Relaxed))?;
+                self.shared.publish(&mut self.writer, id);
+                // Freed before telling: the raft thread may wait for memory, never for this.
+                drop(batch);
+                (self.notify)();
+            }
+            Task::Purge(purge) => self.writer.purge(purge)?,
+            Task::Maintain => {}
+        }
+        Ok(())
+    }
+
+    fn fail(&self, error: LogError) {
+        self.shared.fail(error);
+        (self.notify)();
+    }
+}
+
+/// The threads of a log, for a program that has only one: whatever they would do is done in `run_once`. Dropping it
+/// is a crash: what was not written is lost.
+pub struct InlineWriter {
+    syncer: Syncer,
+    closed: bool,
+    /// Released with the log's, when both are gone.
+    _lock: Arc<Guard>,
+}
+
+impl InlineWriter {
+    pub(super) fn new(syncer: Syncer, lock: Arc<Guard>) -> InlineWriter {
+        InlineWriter { syncer, closed: false, _lock: lock }
+    }
+
+    /// Writes and syncs the next batch; without one, does what is due by the disk's clock; without that, what the
+    /// helper would do. After the [`Log`](super::Log) was dropped, closes the files. False: there is nothing to do now.
+    ///
+    /// An error is told by [`Log::durable`](super::Log::durable); nothing is done after it.
+    pub fn run_once(&mut self) -> bool {
+        if self.closed || self.syncer.shared.failure.get().is_some() {
+            return false;
+        }
+        match self.step() {
+            Ok(worked) => worked,
+            Err(error) => {
+                self.syncer.fail(error);
+                true
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<bool, LogError> {
+        let (task, closing) = {
+            let mut queue = lock(&self.syncer.shared.queue);
+            (queue.take(), queue.closing)
+        };
+        let worked = task.is_some();
+        if let Some(task) = task {
+            self.syncer.perform(task)?;
+        }
+        let writer = &mut self.syncer.writer;
+        if writer.maintain()? || worked || writer.help() {
+            return Ok(true);
+        }
+        if closing {
+            writer.close()?;
+            self.closed = true;
+        }
+        Ok(closing)
     }
 }
