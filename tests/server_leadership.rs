@@ -326,3 +326,25 @@ fn a_leader_whose_main_thread_hangs_is_succeeded() {
     let accounts = clients.stop_within("a main thread that hangs", seconds(30));
     verify(&mut cluster, &accounts);
 }
+
+/// A write that is committed while the main thread sleeps is answered when it wakes up, though leadership is gone.
+#[test]
+fn what_was_decided_during_a_stall_is_answered_after_it() {
+    let _serial = serial(seconds(60));
+    let mut cluster = with_limits();
+    let leader = cluster.leader();
+    let followers: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    let (mut writer, mut sleeper) = (cluster.connect(leader), cluster.connect(leader));
+    assert!(writer.run("SET decided 0").is_ok());
+    let hung: Vec<Hung> = followers.iter().map(|node| hang_disk(&mut cluster, *node)).collect();
+    writer.send(&["SET", "decided", "1"]).expect("the socket takes it");
+    std::thread::sleep(millis(100));
+    sleeper.send(&["DEBUG", "SLEEP", "4"]).expect("the socket takes it");
+    std::thread::sleep(millis(100));
+    drop(hung);
+    wait_for("another leader", seconds(4), || cluster.find_leader().is_some_and(|node| node != leader));
+    let reply = writer.receive();
+    assert!(reply.as_ref().is_ok_and(Value::is_ok), "{reply:?}");
+    assert_eq!(cluster.client().run("GET decided").text(), "1");
+    cluster.wait_converged();
+}

@@ -119,6 +119,24 @@ fn what_was_proposed_is_committed_before_a_stalled_leader_goes() {
     assert_eq!(leader.released(), 1);
 }
 
+/// The target has it and this disk has not: it may still be lost.
+#[test]
+fn what_only_the_target_has_is_not_committed() {
+    let mut leader = Driven::leader_of_three();
+    leader.persist();
+    leader.main_stalled = true;
+    pass_until_told(&mut leader, 18);
+    leader.execute(&WRITE);
+    for _ in 0..5 {
+        leader.world.now_us += 500_000;
+        leader.turn();
+        let stands = leader.world.sent.iter().any(|(_, frame)| frame.kind == 8);
+        assert!(!stands, "entry 3 is on one disk of three");
+        leader.acknowledge_only(2, 3);
+        leader.acknowledge_only(3, 2);
+    }
+}
+
 #[test]
 fn who_stands_still_does_not_stand_for_election() {
     let mut follower = Driven::start(&[1, 2, 3]);
