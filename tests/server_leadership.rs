@@ -92,7 +92,7 @@ fn a_transfer_that_cannot_be_made_is_refused_and_disturbs_nobody() {
     without_errors(&accounts);
     assert_eq!(cluster.leader(), leader);
     let third = (0..3).find(|node| *node != leader && *node != follower).expect("three nodes");
-    assert!(transfer(&cluster, leader, None).is_ok(), "there is one left to choose");
+    assert!(transfer(&cluster, leader, Some(0)).is_ok(), "0 leaves the choice, and there is one left");
     assert_eq!(cluster.leader(), third);
     cluster.restart(follower);
     verify(&mut cluster, &accounts);
@@ -115,6 +115,38 @@ fn a_target_that_stands_still_costs_a_wait_and_the_leader_leads_on() {
     without_errors(&accounts);
     assert_eq!(cluster.leader(), leader);
     verify(&mut cluster, &accounts);
+}
+
+/// The target is told to stand, and does not: for an election timeout nothing is executed here.
+#[test]
+fn clients_of_a_sealed_leader_wait_and_go_on() {
+    let _serial = serial(seconds(60));
+    let mut cluster = Cluster::start(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let id = cluster.id(follower).to_string();
+    let mut connections: Vec<_> = (0..4).map(|_| cluster.connect(leader)).collect();
+    let [blocked, asking, writing, queueing] = &mut connections[..] else { unreachable!("four") };
+    assert!(queueing.run("MULTI").is_ok());
+    assert_eq!(queueing.run("INCR sealed").text(), "QUEUED");
+    blocked.send(&["BLPOP", "nothing", "0.6"]).expect("the socket takes it");
+    std::thread::sleep(millis(300));
+    cluster.server(follower).pause();
+    asking.send(&["RAFT.TRANSFER_LEADER", &id]).expect("the socket takes it");
+    std::thread::sleep(millis(100));
+    writing.send(&["INCR", "sealed"]).expect("the socket takes it");
+    let sent = Instant::now();
+    let timed_out = blocked.receive().expect("an answer to BLPOP");
+    let own = format!("127.0.0.1:{}", cluster.port(leader));
+    assert!(timed_out.is_error("MOVED ") && timed_out.text().ends_with(&own), "ask here again: {timed_out}");
+    assert_eq!(writing.receive().expect("an answer to INCR").integer(), 1);
+    assert!(sent.elapsed() > millis(300), "the gate was not sealed");
+    let reply = asking.receive().expect("an answer to the transfer");
+    assert!(reply.text().contains("did not take over in time; this node leads on"), "{reply}");
+    let executed = queueing.run("EXEC");
+    assert_eq!(executed.array()[0].integer(), 2, "a transaction outlives a hand-over that failed");
+    cluster.server(follower).resume();
+    assert_eq!(cluster.leader(), leader);
+    cluster.wait_converged();
 }
 
 /// A transaction that is being queued is broken off with its connection, or runs as a whole; never in part.
