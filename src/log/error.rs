@@ -52,6 +52,12 @@ pub enum LogError {
     #[error("{0}; waiting for a copy from another node")]
     Damaged(Box<Hole>),
     #[error(
+        "{} at offset {offset}: entry {index} was lost and is not filled with another one: expected {expected}, found \
+         {found}; ask another node for it",
+        .file.display()
+    )]
+    AnotherEntry { file: PathBuf, offset: u64, index: u64, expected: String, found: String },
+    #[error(
         "{} at offset {offset}: does not belong to this log: expected {expected}, found {found}; put back the \
          file that belongs here, or restore the whole directory",
         .file.display()

@@ -309,6 +309,11 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// A record was passed of which not all is known that the index says.
+    pub fn skip(&mut self) {
+        self.complete = false;
+    }
+
     /// What the index names at `offset`, where no record is.
     pub fn named_at(&self, offset: u64) -> Option<IndexEntry> {
         self.named.filter(|named| u64::from(named.offset) == offset)

@@ -15,6 +15,7 @@ use super::active::{Active, SegmentView};
 use super::buffer::Buffer;
 use super::disk::{Disk, FileHandle, Mode};
 use super::error::LogError;
+use super::heal::Rewrite;
 use super::helper::Helper;
 use super::meta::{self, Meta, META_BYTES, META_NAME};
 use super::record::*;
@@ -197,6 +198,28 @@ impl LogWriter {
         self.helper.put_away(sequences, views);
         self.note(|_| ());
         Ok(())
+    }
+
+    /// Writes damaged records again, each durable on return. What was purged meanwhile is passed over.
+    pub fn mend<'r>(&mut self, rewrites: impl Iterator<Item = &'r Rewrite>) -> Result<(), LogError> {
+        for Rewrite { file: path, sequence, offset, bytes, .. } in rewrites {
+            if *sequence < self.meta.first_sequence {
+                continue;
+            }
+            let open = self.disk.open(path, Mode::Write);
+            let file = open.map_err(|source| LogError::io("open", path, None, source))?;
+            file.write_at(bytes, *offset).map_err(|source| LogError::io("write", path, *offset, source))?;
+            file.sync_data().map_err(|source| LogError::io("fdatasync", path, *offset, source))?;
+            if let Some(active) = self.active.as_mut().filter(|active| active.view.sequence == *sequence) {
+                active.patch(*offset, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything before was durable when it was last synced: segment and offset.
+    pub fn durable_place(&self) -> (u32, u64) {
+        (self.meta.floor_sequence, self.meta.floor_offset)
     }
 
     /// Syncs what has waited for `SYNC_PERIOD`: to be called after each batch, and when nothing comes. False:
