@@ -257,7 +257,8 @@ fn the_only_member_there_ever_was_is_not_distrusted() {
         b"*5\r\n$6\r\nMEMBER\r\n$1\r\n6\r\n$5\r\nvoter\r\n$6\r\nhost:2\r\n$10\r\nhost:10002\r\n",
     ]
     .concat();
-    let cases: [(&[&[u8]], &[&[u8]], bool); 5] = [
+    type Payloads<'p> = &'p [&'p [u8]];
+    let cases: [(Payloads, Payloads, bool); 5] = [
         (&[MEMBER], &[], true),
         (&[MEMBER, MEMBER], &[], true),
         (&[MEMBER, &two], &[], false),
