@@ -78,11 +78,16 @@ pub enum Input {
     Compacted {
         through: Index,
     },
-    /// A peer's snapshot was taken over; see point 13 of the caller's contract.
+    /// A peer's snapshot was taken over; see point 14 of the caller's contract.
     InstalledSnapshot {
         position: Position,
         /// In force at `position`.
         membership: Membership,
+    },
+    /// Whether this node must not become the leader: its disk or what it drives stands still. It goes on voting and
+    /// taking entries; as a leader it goes on leading.
+    Abstain {
+        abstain: bool,
     },
     /// The entries whose payload cannot be read, all of them, rising; none: the log is whole again.
     Impaired {
@@ -173,6 +178,6 @@ pub enum Output {
     LearnerReady { id: NodeId },
     /// The last `Propose`, `ProposeMembership` or `Transfer` was not taken.
     ProposalRefused { reason: Refusal },
-    /// A transfer asked for did not happen in time; this node leads on.
+    /// A transfer asked for did not happen in time, or its target is gone or declined; this node leads on.
     TransferFailed,
 }

@@ -79,6 +79,7 @@ impl Leader {
                 heard_us: peer.heard_us,
                 learner: !core.membership().is_voter(*id),
                 needs_snapshot: peer.awaits_snapshot(),
+                reachable: !peer.paused,
             };
             (*id, progress)
         })
@@ -206,6 +207,14 @@ impl Raft {
             core.send(successor, Body::TimeoutNow, outputs);
         }
         self.become_follower(self.core.term, None, outputs);
+    }
+
+    /// The transfer's target is gone, or declines: nobody need wait for it.
+    pub(super) fn abandon_transfer(&mut self, peer: NodeId, outputs: &mut Vec<Output>) {
+        let State::Leader(leader) = &mut self.state else { return };
+        if leader.transfer.take_if(|transfer| transfer.target == peer).is_some() {
+            outputs.push(Output::TransferFailed);
+        }
     }
 
     pub(super) fn propose(&mut self, bytes: Vec<u32>, outputs: &mut Vec<Output>) {

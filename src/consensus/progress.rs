@@ -16,6 +16,8 @@ pub struct PeerProgress {
     pub learner: bool,
     /// It lacks entries that the log does not hold any more.
     pub needs_snapshot: bool,
+    /// The link to the peer is not known to be down.
+    pub reachable: bool,
 }
 
 /// How entries are sent.

@@ -18,6 +18,7 @@
 //! * N3 A batch is released after every batch before it, after its effects are committed, and after
 //!   leadership was confirmed by a majority later than it was executed.
 //! * N4 A dataset that may hold effects which the log does not is never fed on top of: it is rolled back.
+//! * N5 Leadership is handed over only when the successor's log holds all that was executed here; see `handover`.
 
 pub mod address;
 pub mod batches;
@@ -27,6 +28,7 @@ mod change;
 pub mod feed;
 mod fetch;
 mod follow;
+mod handover;
 mod heal;
 mod install;
 mod lead;
@@ -41,6 +43,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod watchdog;
 pub mod wire;
 
 use crate::consensus::{
@@ -52,6 +55,7 @@ use crate::snapshot::{About, Job, SnapshotError};
 use bridge::Bridge;
 use bytes::Bytes;
 use change::Changes;
+use handover::Handover;
 pub use heal::Damage;
 use heal::Healing;
 use install::Transfers;
@@ -62,6 +66,7 @@ use settings::Settings;
 use snapshot::Snapshots;
 use std::path::PathBuf;
 use std::sync::Arc;
+use watchdog::Watchdog;
 
 /// Everything outside the node that it acts upon.
 pub trait World {
@@ -139,11 +144,18 @@ pub enum Fatal {
     #[error(
         "{hole}; {reason}. Nothing was changed; run `raftlog-tool verify {dir}`, then put the file back, or, if that \
          cannot be done, give up this entry and all after it: `raftlog-tool repair --truncate-at {index} \
-         --accept-data-loss {dir}`",
+         --accept-data-loss --apply {dir}`",
         dir = .directory.display(),
         index = .hole.index
     )]
     Unhealable { hole: Box<Hole>, reason: &'static str, directory: PathBuf },
+    #[error(
+        "the end of the log {} was cut off, and by what is left of it no other voter is there: the part that was cut may \
+         have named some, who go on without this node, so it cannot lead alone. Put back what the cut has kept aside, or \
+         let this node join anew with an empty directory",
+        .directory.display()
+    )]
+    CutAlone { directory: PathBuf },
 }
 
 /// What a node is started with.
@@ -185,6 +197,8 @@ pub struct Node {
     last_read: u64,
     confirmed_read: u64,
     changes: Changes,
+    handover: Handover,
+    watchdog: Watchdog,
     reports: Reports,
     healing: Healing,
     snapshots: Snapshots,
@@ -228,6 +242,8 @@ impl Node {
             last_read: 0,
             confirmed_read: 0,
             changes: Changes::default(),
+            handover: Handover::default(),
+            watchdog: Watchdog::default(),
             reports: Reports::default(),
             healing: Healing::default(),
             snapshots,
@@ -309,6 +325,7 @@ impl Node {
 
     /// All writes up to `write` are on disk.
     pub fn on_durable<W: World>(&mut self, world: &mut W, write: WriteId) -> Result<(), Fatal> {
+        self.watchdog.durable(write, world.now_us());
         let was_trusted = self.raft.is_trusted();
         self.step(world, Input::Persisted { write }, &[])?;
         if self.raft.is_trusted() && !was_trusted {
@@ -329,6 +346,7 @@ impl Node {
         if now_us >= self.raft.next_deadline_us() {
             self.step(world, Input::Tick, &[])?;
         }
+        self.watch(world)?;
         self.pump_healing(world)?;
         self.pump_capture(world)?;
         self.confirm_reads(world)?;
@@ -339,6 +357,7 @@ impl Node {
         self.pump_offers(world);
         self.maybe_promote(world);
         self.release(world);
+        self.pump_handover(world)?;
         self.report(world);
         Ok(())
     }
@@ -346,11 +365,9 @@ impl Node {
     /// When [`Node::turn`] must be called even if nothing happens, in microseconds of the world's clock.
     pub fn deadline_us(&self) -> u64 {
         let own_us = self.local.deadline_us().min(self.reports.deadline_us()).min(self.healing.deadline_us());
-        self.raft
-            .next_deadline_us()
-            .min(own_us)
-            .min(self.snapshots.deadline_us())
-            .min(self.transfers.deadline_us())
+        let watched_us = self.handover.deadline_us().min(self.watchdog.deadline_us());
+        let snapshot_us = self.snapshots.deadline_us().min(self.transfers.deadline_us());
+        self.raft.next_deadline_us().min(own_us).min(watched_us).min(snapshot_us)
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.
@@ -378,7 +395,7 @@ impl Node {
             Output::SnapshotNeeded { to } => self.snapshot_needed(to),
             Output::LearnerReady { id } => self.learner_ready(id),
             Output::ProposalRefused { reason } => self.refused = Some(reason),
-            Output::TransferFailed => log::warn!("leadership transfer did not happen in time"),
+            Output::TransferFailed => self.transfer_failed(world),
         }
         Ok(())
     }
@@ -418,6 +435,7 @@ impl Node {
             self.member_history.push((entry.index, members));
         }
         entries.iter().for_each(|entry| self.snapshots.grew(entry.payload.len()));
+        self.watchdog.submitted(write.id, world.now_us());
         let hard_state = write.hard_state.map(|(term, vote)| HardState { term, vote });
         let truncate_from = write.truncate_from;
         self.last_write = write.id;

@@ -1,7 +1,9 @@
 //! What the node tells of itself: counters, latencies of the stages, and the published [`Status`].
 
 use super::local::{Following, Local};
-use super::status::{Connection, Latency, LogStatus, MemberStatus, StageLatencies, State, Status};
+use super::status::{
+    Connection, HandoverStatus, Latency, LogStatus, MemberStatus, StageLatencies, State, Status,
+};
 use super::{Node, World};
 use crate::consensus::{Index, NodeId, Role, Term};
 use hdrhistogram::Histogram;
@@ -19,7 +21,7 @@ pub struct PeerReport {
 }
 
 /// Facts of the log's files.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LogReport {
     pub file_bytes: u64,
     pub cache_bytes: u64,
@@ -28,6 +30,8 @@ pub struct LogReport {
     pub sync_max_us: u64,
     pub sync_avg_us: u64,
     pub sync: Option<Latency>,
+    pub prepare_failures: u64,
+    pub prepare_last_error: Option<String>,
 }
 
 /// A changed status is published this often; a change of role at once.
@@ -191,6 +195,7 @@ impl Node {
             log: self.log_status(world),
             snapshot: self.snapshots.status(),
             leader_changes: self.reports.leader_changes,
+            handover: self.handover_status(),
             rejected_links: self.rejections(world),
             stages: StageLatencies {
                 sync: world.log_report().sync,
@@ -198,6 +203,16 @@ impl Node {
                 apply: self.reports.apply.latency(),
                 read_barrier: self.reports.read.latency(),
             },
+        }
+    }
+
+    fn handover_status(&self) -> HandoverStatus {
+        HandoverStatus {
+            done: self.handover.done,
+            failed: self.handover.failed,
+            disk_stalls: self.watchdog.disk_stalls,
+            main_stalls: self.watchdog.main_stalls,
+            stalled: self.watchdog.stalls.any(),
         }
     }
 
@@ -221,6 +236,8 @@ impl Node {
             fsync_count: report.sync_count,
             fsync_max_us: report.sync_max_us,
             fsync_avg_us: report.sync_avg_us,
+            prepare_failures: report.prepare_failures,
+            prepare_last_error: report.prepare_last_error.unwrap_or_default(),
             corrupt_entries: damage.found,
             repaired_entries: damage.repaired,
             first_hole: self.healing.first_hole().to_owned(),

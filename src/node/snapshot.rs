@@ -247,7 +247,7 @@ impl Node {
     }
 
     /// In the server's directory; several servers may share it.
-    fn dump_name(&self) -> String {
+    pub(super) fn dump_name(&self) -> String {
         format!("raft-{}-{}.rdb", self.cluster_id, self.id)
     }
 

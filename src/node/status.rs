@@ -125,6 +125,9 @@ pub struct LogStatus {
     pub fsync_count: u64,
     pub fsync_max_us: u64,
     pub fsync_avg_us: u64,
+    /// Segments that could not be made ahead of need, and what the last one failed of; empty when none did.
+    pub prepare_failures: u64,
+    pub prepare_last_error: String,
     /// Entries found damaged since the start, and how many of them were fetched anew.
     pub corrupt_entries: u64,
     pub repaired_entries: u64,
@@ -147,6 +150,19 @@ pub struct SnapshotStatus {
     pub created: u64,
     pub received: u64,
     pub in_progress: bool,
+}
+
+/// Leadership handed over, and why it might be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandoverStatus {
+    /// Times that this node handed over, and that it tried in vain, since it started.
+    pub done: u64,
+    pub failed: u64,
+    /// Times that the disk, or the server's main thread, stood still for longer than its limit.
+    pub disk_stalls: u64,
+    pub main_stalls: u64,
+    /// One of them does so now.
+    pub stalled: bool,
 }
 
 /// How long one stage takes, in microseconds.
@@ -189,6 +205,7 @@ pub struct Status {
     pub log: LogStatus,
     pub snapshot: SnapshotStatus,
     pub leader_changes: u64,
+    pub handover: HandoverStatus,
     /// Refused connections by reason; the reasons are words joined by `_`.
     pub rejected_links: Vec<(&'static str, u64)>,
     pub stages: StageLatencies,

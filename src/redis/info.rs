@@ -66,6 +66,11 @@ pub fn fields(build: &Build, status: &Status, gate: &GateStats) -> Vec<Field> {
     fields.add("proxy_failed_reqs", gate.proxy_failed_reqs);
     fields.add("proxy_outstanding_reqs", gate.proxy_outstanding_reqs);
     fields.add("leader_changes", status.leader_changes);
+    fields.add("transfers", status.handover.done);
+    fields.add("failed_transfers", status.handover.failed);
+    fields.add_flag("stalled", status.handover.stalled);
+    fields.add("disk_stalls", status.handover.disk_stalls);
+    fields.add("main_stalls", status.handover.main_stalls);
     fields.add("held_clients", gate.held_clients);
     fields.add("released_batches", gate.released_batches);
     fields.add("failed_clients", gate.failed_clients);
@@ -73,6 +78,8 @@ pub fn fields(build: &Build, status: &Status, gate: &GateStats) -> Vec<Field> {
     fields.add("repaired_entries", status.log.repaired_entries);
     fields.add("first_hole", &status.log.first_hole);
     fields.add_flag("trusted", !status.log.distrusted);
+    fields.add("log_prepare_failures", status.log.prepare_failures);
+    fields.add("log_prepare_last_error", &status.log.prepare_last_error);
     for (reason, count) in &status.rejected_links {
         fields.add(format!("rejected_links_{reason}"), count);
     }
@@ -195,7 +202,8 @@ mod tests {
         cache_memory_size cache_entries fsync_count fsync_max_microseconds fsync_avg_microseconds snapshot_filename \
         snapshot_last_idx snapshot_last_term snapshot_size snapshot_time_secs snapshots_created snapshots_received \
         snapshot_in_progress proxy_reqs proxy_failed_reqs proxy_outstanding_reqs leader_changes held_clients \
-        released_batches failed_clients corrupt_entries repaired_entries first_hole trusted";
+        released_batches failed_clients corrupt_entries repaired_entries first_hole trusted \
+        log_prepare_failures log_prepare_last_error";
 
     fn status() -> Status {
         let member = |id: u64, connection, addr: &str| MemberStatus {

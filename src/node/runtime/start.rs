@@ -12,9 +12,9 @@ use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::node::members::{Member, Members};
 use crate::node::runtime::world::random_hex;
 use crate::node::status::State;
-use crate::node::{change, wire, Fatal, Node, Start};
+use crate::node::{change, wire, Fatal, Node, Start, World};
 use crate::resp::Reply;
-use crate::snapshot::About;
+use crate::snapshot::{About, Job};
 use bytes::Bytes;
 use mio::Waker;
 use std::collections::BTreeMap;
@@ -139,7 +139,12 @@ impl Runtime {
         let Identity { cluster_id, node_id, secret } = identity;
         self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
         self.durable = 0;
-        self.node = Some(Node::new(start, &mut self.world));
+        let node = Node::new(start, &mut self.world);
+        // A dump that was finished while the process was being killed.
+        if let Ok(directory) = std::env::current_dir() {
+            self.world.snapshot(Job::Discard { file: directory.join(node.dump_name()) });
+        }
+        self.node = Some(node);
         Ok(())
     }
 
@@ -255,8 +260,8 @@ impl Runtime {
     }
 }
 
-/// Refuses a log with holes that no other node can fill.
-pub(super) fn check_holes(
+/// Refuses a log that only other nodes could make whole, when there is none.
+pub(super) fn check(
     directory: &Path,
     log: &Log,
     snapshot: Option<&About>,
@@ -266,15 +271,18 @@ pub(super) fn check_holes(
         let (hole, directory) = (Box::new(hole.clone()), directory.to_path_buf());
         Err(Fatal::Unhealable { hole, reason, directory })
     };
-    let Some(first) = holes.first() else { return Ok(()) };
+    if holes.is_empty() && log.is_trusted() {
+        return Ok(());
+    }
     if let Some(hole) = holes.iter().find(|hole| hole.kind == Kind::Membership) {
         return refuse(hole, "it said who the members are, so that nobody can be asked for it");
     }
     let (_, members) = read_back(log, snapshot)?;
     let (_, members) = members.last().expect("holds at least what is in force without any entry");
-    match has_another_voter(members, log.identity().node_id) {
-        true => Ok(()),
-        false => refuse(first, "no other voter is there that could have a copy of it"),
+    match holes.first() {
+        _ if has_another_voter(members, log.identity().node_id) => Ok(()),
+        Some(first) => refuse(first, "no other voter is there that could have a copy of it"),
+        None => Err(Fatal::CutAlone { directory: directory.to_path_buf() }),
     }
 }
 
