@@ -216,6 +216,39 @@ fn a_new_member_is_brought_a_snapshot_and_keeps_its_members_over_a_restart() {
 }
 
 #[test]
+fn init_makes_the_servers_data_the_first_snapshot() {
+    let _serial = serial(seconds(90));
+    let server_arguments = Some("--dbfilename own.rdb".to_string());
+    let mut cluster = Cluster::start_apart(&Options { size: 2, server_arguments, ..options(2, NEVER) });
+    // Data from before the module: a plain server's dump, which this one loads at start.
+    cluster.server(0).kill();
+    let path = cluster.server(0).directory().join("own.rdb");
+    let plain = cluster::Server::start(cluster::Setup::plain().server_arguments("--dbfilename own.rdb"));
+    let mut connection = plain.connect();
+    fill(&mut connection);
+    assert!(connection.run("SAVE").is_ok());
+    std::fs::copy(plain.directory().join("own.rdb"), &path).expect("copy");
+    cluster.restart(0);
+    assert!(cluster.connect(0).run("GET string").is_error("NOCLUSTER"));
+    let created = cluster.connect(0).run("RAFT.CLUSTER INIT");
+    assert!(created.text().starts_with("OK"), "{created}");
+    wait_for("the data", seconds(15), || cluster.connect(0).run("GET string").text() == "value");
+    check_filled(&cluster, 0);
+    assert_eq!(cluster.info(0)["raft_snapshot_last_idx"], "1");
+    write_keys(&mut cluster.connect(0), 0, 10);
+    let joined = cluster.connect(1).run(&format!("RAFT.CLUSTER JOIN 127.0.0.1:{}", cluster.port(0)));
+    assert!(joined.is_ok(), "{joined}");
+    cluster.wait_voting(2);
+    cluster.wait_converged();
+    check_filled(&cluster, 1);
+    (0..2).for_each(|node| cluster.kill(node));
+    (0..2).for_each(|node| cluster.restart(node));
+    cluster.wait_voting(2);
+    cluster.wait_converged();
+    (0..2).for_each(|node| check_filled(&cluster, node));
+}
+
+#[test]
 fn a_users_own_dumps_and_their_name_are_not_touched() {
     let _serial = serial(seconds(60));
     let mut cluster = Cluster::start_with(&options(1, NEVER));

@@ -37,6 +37,8 @@ pub enum ToRaft {
     Init {
         ticket: Ticket,
         cluster_id: Option<String>,
+        /// The server holds data, which becomes the first snapshot.
+        with_data: bool,
     },
     Join {
         ticket: Ticket,
@@ -104,6 +106,7 @@ pub enum ToMain {
         epoch: Epoch,
     },
     /// Fork for a dump at the end of this turn, and say so in the stream: `RAFT.MARK <epoch> <sequence> <attempt>`.
+    /// Epoch 0: there is no cluster yet, nobody can write, and no mark is needed.
     Snapshot {
         epoch: Epoch,
         attempt: u64,

@@ -14,7 +14,7 @@ use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::Log;
 use snapshots::{OnDisk, Worker};
-use start::JoinResult;
+use start::{Founding, JoinResult};
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
@@ -62,6 +62,8 @@ pub struct Runtime {
     world: RealWorld,
     found: Option<Found>,
     node: Option<Node>,
+    /// INIT waits for the dump of the server's data.
+    founding: Option<Founding>,
     /// JOIN is under way on its own thread.
     joining: Option<Ticket>,
     joins: (Sender<JoinResult>, Receiver<JoinResult>),
@@ -81,7 +83,17 @@ impl Runtime {
             ..Status::default()
         });
         world.bridge.publish(Arc::new(status));
-        Runtime { setup, world, found, node: None, joining: None, joins: channel(), durable: 0, stop: false }
+        Runtime {
+            setup,
+            world,
+            found,
+            node: None,
+            founding: None,
+            joining: None,
+            joins: channel(),
+            durable: 0,
+            stop: false,
+        }
     }
 
     /// Runs until `Shutdown`, or until the node cannot trust its state.
@@ -156,10 +168,15 @@ impl Runtime {
     fn on_message(&mut self, message: ToRaft) -> Result<(), Fatal> {
         let world = &mut self.world;
         match (message, &mut self.node) {
+            (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, None) if self.founding.is_some() => {
+                world.bridge.answer(ticket, Answer::Refused("this node is creating a cluster".into()))
+            }
             (ToRaft::Init { ticket, .. }, None) if self.joining.is_some() => {
                 world.bridge.answer(ticket, Answer::Refused("this node is joining a cluster".into()))
             }
-            (ToRaft::Init { ticket, cluster_id }, None) => self.init(ticket, cluster_id)?,
+            (ToRaft::Init { ticket, cluster_id, with_data }, None) => {
+                self.init(ticket, cluster_id, with_data)?
+            }
             (ToRaft::Join { ticket, addresses }, None) => self.join(ticket, addresses),
             (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, Some(node)) => {
                 let text = format!("this node is a member of cluster {} already", node.cluster_id());
@@ -208,12 +225,9 @@ impl Runtime {
             ) => {
                 unreachable!("only a node leads")
             }
-            (
-                ToRaft::SnapshotForked { .. } | ToRaft::SnapshotSaved { .. } | ToRaft::SnapshotFailed { .. },
-                None,
-            ) => {
-                unreachable!("only a node makes snapshots")
-            }
+            (ToRaft::SnapshotForked { .. }, None) => {}
+            (ToRaft::SnapshotSaved { file, .. }, None) => self.found_with_data(file)?,
+            (ToRaft::SnapshotFailed { reason, .. }, None) => self.founding_failed(reason),
         }
         Ok(())
     }

@@ -35,6 +35,11 @@ const ENTRY_OVERHEAD_BYTES: u64 = 40;
 /// more than the snapshot itself has bytes: then it is as cheap to send.
 const KEPT_PART: u64 = 8;
 
+/// Name of a dump in the server's directory, which several servers may share.
+pub(super) fn dump_name(cluster_id: &str, id: NodeId) -> String {
+    format!("raft-{cluster_id}-{id}.rdb")
+}
+
 /// A snapshot that is being made.
 struct Making {
     attempt: u64,
@@ -184,7 +189,7 @@ impl Node {
     }
 
     fn begin_snapshot<W: World>(&mut self, world: &mut W, now_us: u64) {
-        let file = self.dump_name();
+        let file = dump_name(&self.cluster_id, self.id);
         let attempt = self.snapshots.attempts + 1;
         let newest = self.snapshots.newest_index();
         let leads = self.raft.role() == Role::Leader;
@@ -244,11 +249,6 @@ impl Node {
         for ticket in self.snapshots.waiting.drain(..) {
             world.bridge().answer(ticket, answer.clone());
         }
-    }
-
-    /// In the server's directory; several servers may share it.
-    pub(super) fn dump_name(&self) -> String {
-        format!("raft-{}-{}.rdb", self.cluster_id, self.id)
     }
 
     /// The mark of attempt `attempt` was read in the stream: all before it is in the log up to `index`.

@@ -1,6 +1,7 @@
 //! `RAFT.CLUSTER` and `RAFT.NODE`: the administrator's commands. Each blocks its client until the raft thread
 //! has an answer.
 
+use super::command_table::Tree;
 use super::ffi::{self, api, Context, Text};
 use super::main_thread::{self, MainThread};
 use crate::limits::CLUSTER_ID_BYTES;
@@ -189,11 +190,11 @@ fn init_cluster(ctx: Context, state: &MainThread, id: Option<Text>) -> c_int {
         );
         return ffi::reply_error(ctx, &message);
     }
-    if let Err(reason) = has_no_data(ctx) {
-        return ffi::reply_error(ctx, &format!("ERR {reason}; FLUSHALL before RAFT.CLUSTER INIT"));
-    }
+    let with_data = has_no_data(ctx).is_err();
     let timeout_ms = super::configs::current().election_timeout_ms as i64 * 4 + GRACE_MS;
-    state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::Init { ticket, cluster_id: id })
+    let timeout_ms = if with_data { LONG_MS } else { timeout_ms };
+    let request = |ticket| ToRaft::Init { ticket, cluster_id: id, with_data };
+    state.tickets.issue(ctx, Form::Status, timeout_ms, request)
 }
 
 fn is_cluster_id(id: &str) -> bool {
@@ -225,10 +226,16 @@ fn join_cluster(ctx: Context, state: &MainThread, words: &[Text]) -> c_int {
 /// `Err`: what this server holds.
 fn has_no_data(ctx: Context) -> Result<(), String> {
     let keyspace = ffi::call(ctx, &["INFO", "keyspace"])?.text();
-    let databases: Vec<&str> = keyspace.lines().filter(|line| line.starts_with("db")).collect();
-    match databases.is_empty() {
+    let mut found: Vec<String> =
+        keyspace.lines().filter(|line| line.starts_with("db")).map(str::to_string).collect();
+    if let Tree::Array(libraries) = ffi::call(ctx, &["FUNCTION", "LIST"])?.tree() {
+        if !libraries.is_empty() {
+            found.push(format!("{} libraries of functions", libraries.len()));
+        }
+    }
+    match found.is_empty() {
         true => Ok(()),
-        false => Err(format!("this server holds data ({})", databases.join("; "))),
+        false => Err(format!("this server holds data ({})", found.join("; "))),
     }
 }
 

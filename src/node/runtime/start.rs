@@ -11,14 +11,15 @@ use crate::log::{Entry, HardState, Hole, Identity, Kind, Log, LogError, Options,
 use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::node::members::{Member, Members};
 use crate::node::runtime::world::random_hex;
+use crate::node::snapshot::dump_name;
 use crate::node::status::State;
 use crate::node::{change, wire, Fatal, Node, Start, World};
 use crate::resp::Reply;
-use crate::snapshot::{About, Job};
+use crate::snapshot::{About, Done, Draft, Job, Store};
 use bytes::Bytes;
 use mio::Waker;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +31,13 @@ pub(super) struct Invitation {
     id: NodeId,
     cluster_id: String,
     secret: [u8; SECRET_BYTES],
+    members: Members,
+}
+
+/// A cluster that waits for the dump of the server's data.
+pub(super) struct Founding {
+    ticket: Ticket,
+    identity: Identity,
     members: Members,
 }
 
@@ -142,14 +150,21 @@ impl Runtime {
         let node = Node::new(start, &mut self.world);
         // A dump that was finished while the process was being killed.
         if let Ok(directory) = std::env::current_dir() {
-            self.world.snapshot(Job::Discard { file: directory.join(node.dump_name()) });
+            self.world
+                .snapshot(Job::Discard { file: directory.join(dump_name(node.cluster_id(), node.id())) });
         }
         self.node = Some(node);
         Ok(())
     }
 
-    /// Creates a cluster with this node as its only member.
-    pub(super) fn init(&mut self, ticket: Ticket, cluster_id: Option<String>) -> Result<(), Fatal> {
+    /// Creates a cluster with this node as its only member. Data that the server holds becomes its first snapshot, in
+    /// place of the first entry; that takes a dump first.
+    pub(super) fn init(
+        &mut self,
+        ticket: Ticket,
+        cluster_id: Option<String>,
+        with_data: bool,
+    ) -> Result<(), Fatal> {
         let member = Member {
             voting: true,
             address: self.setup.address.clone(),
@@ -159,22 +174,66 @@ impl Runtime {
         getrandom::fill(&mut secret).expect("the system has random numbers: the links needed them at load");
         let id = self.own_id();
         let cluster_id = cluster_id.unwrap_or_else(|| random_hex(16));
-        let identity = Identity { cluster_id, node_id: id, secret };
-        let payload = Bytes::from(Members(BTreeMap::from([(id, member)])).encode());
-        let first = Entry::new(1, 1, Kind::Membership, payload);
-        match self.create_log(identity, vec![first]) {
+        let members = Members(BTreeMap::from([(id, member)]));
+        let founding = Founding { ticket, identity: Identity { cluster_id, node_id: id, secret }, members };
+        if with_data {
+            let file = dump_name(&founding.identity.cluster_id, id);
+            self.world.bridge.tell_main(ToMain::Snapshot { epoch: 0, attempt: 0, file });
+            self.founding = Some(founding);
+            return Ok(());
+        }
+        let first = Entry::new(1, 1, Kind::Membership, Bytes::from(founding.members.encode()));
+        let log = self.create_log(founding.identity, Some(HardState { term: 1, vote: None }), vec![first]);
+        self.founded(founding.ticket, log.map_err(|error| error.to_string()))
+    }
+
+    /// The dump of the server's data is there. Until the log begins behind it there is no cluster: a restart in between
+    /// sets the directory aside.
+    pub(super) fn found_with_data(&mut self, file: PathBuf) -> Result<(), Fatal> {
+        let Some(Founding { ticket, identity, members }) = self.founding.take() else { return Ok(()) };
+        let (cluster_id, node_id) = (identity.cluster_id.clone(), identity.node_id);
+        let log = self.create_log(identity, Some(HardState { term: 1, vote: None }), Vec::new());
+        let draft = Draft { index: 1, term: 1, members: members.encode().into(), used_ids: vec![node_id] };
+        let log = log.map_err(|error| error.to_string()).and_then(|log| {
+            let opened = Store::open(std::sync::Arc::new(SystemDisk), &self.setup.log_directory, &cluster_id);
+            let (mut store, _) = opened.map_err(|error| error.to_string())?;
+            if let Some(Done::Kept { result: Err(error) }) = store.run(Job::Keep { source: file, draft }) {
+                return Err(error.to_string());
+            }
+            drop(log);
+            replace_log(&self.setup, &self.world.links, (1, 1)).map_err(|error| error.to_string())
+        });
+        self.founded(ticket, log)
+    }
+
+    /// The server's data could not be dumped: there is no cluster.
+    pub(super) fn founding_failed(&mut self, reason: String) {
+        if let Some(Founding { ticket, .. }) = self.founding.take() {
+            self.world
+                .bridge
+                .answer(ticket, Answer::Refused(format!("this server's data cannot be saved: {reason}")));
+        }
+    }
+
+    fn founded(&mut self, ticket: Ticket, log: Result<Log, String>) -> Result<(), Fatal> {
+        match log {
             Ok(log) => {
                 // Answered after `Follow` is told: the main thread then lets no other client wait meanwhile.
                 let cluster_id = log.identity().cluster_id.clone();
                 self.start_new_node(log)?;
                 self.world.bridge.answer(ticket, Answer::Created { cluster_id });
-                Ok(())
             }
-            Err(error) => {
-                self.world.bridge.answer(ticket, Answer::Refused(error.to_string()));
-                Ok(())
+            Err(reason) => {
+                // What was begun is no cluster; it is set aside, so that INIT can be tried again.
+                if Log::exists(&self.setup.log_directory) {
+                    if let Err(error) = set_aside(&self.setup.log_directory) {
+                        log::error!("{error}");
+                    }
+                }
+                self.world.bridge.answer(ticket, Answer::Refused(reason));
             }
         }
+        Ok(())
     }
 
     fn own_id(&mut self) -> NodeId {
@@ -185,11 +244,15 @@ impl Runtime {
     }
 
     /// Makes the log with its first entries, all on disk, and opens it as any later start does.
-    fn create_log(&mut self, identity: Identity, entries: Vec<Entry>) -> Result<Log, LogError> {
+    fn create_log(
+        &mut self,
+        identity: Identity,
+        hard_state: Option<HardState>,
+        entries: Vec<Entry>,
+    ) -> Result<Log, LogError> {
         let directory = &self.setup.log_directory;
         let mut log = Log::create(directory, identity, options(&self.setup), notify(&self.world.links))?;
-        if !entries.is_empty() {
-            let hard_state = Some(HardState { term: 1, vote: None });
+        if hard_state.is_some() {
             log.submit(WriteRequest { id: 1, hard_state, entries, ..WriteRequest::default() });
             while log.durable()? < 1 {
                 std::thread::sleep(Duration::from_millis(1));
@@ -245,7 +308,7 @@ impl Runtime {
         };
         let Invitation { id, cluster_id, secret, members } = invitation;
         // The first entry of the log comes from the leader; until then the members are what we were told.
-        match self.create_log(Identity { cluster_id, node_id: id, secret }, Vec::new()) {
+        match self.create_log(Identity { cluster_id, node_id: id, secret }, None, Vec::new()) {
             Ok(log) => {
                 self.start_new_node(log)?;
                 let node = self.node.as_mut().expect("just started");
