@@ -189,6 +189,7 @@ enum Action {
     Append { count: u64, bytes: usize, new_term: bool },
     Truncate { keep_percent: u64, count: u64 },
     Vote { vote: u64 },
+    Purge { percent: u64 },
     Reopen,
     Crash,
 }
@@ -200,6 +201,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Append { count: 1, bytes: 40_000, new_term: false }),
         2 => (0u64..=100, 0u64..5).prop_map(|(keep_percent, count)| Action::Truncate { keep_percent, count }),
         1 => (1u64..9).prop_map(|vote| Action::Vote { vote }),
+        2 => (0u64..=100).prop_map(|percent| Action::Purge { percent }),
         1 => Just(Action::Reopen),
         1 => Just(Action::Crash),
     ]
@@ -228,13 +230,21 @@ proptest! {
                 }
                 Action::Truncate { keep_percent, count } => {
                     hard_state = HardState { term: hard_state.term + 1, vote: None };
-                    let from = model.len() as u64 * keep_percent / 100 + 1;
+                    let first = harness.log.first_index();
+                    let from = first + (model.len() as u64 + 1 - first) * keep_percent / 100;
                     model.truncate(from as usize - 1);
                     let added: Vec<_> = (from..from + count).map(|index| (index, hard_state.term, 9)).collect();
                     let entries = added.iter().map(|(index, term, bytes)| entry(*index, *term, *bytes)).collect();
                     model.extend(added);
                     let truncate_from = Some(from);
                     harness.write(WriteRequest { truncate_from, entries, ..Default::default() }).expect("write");
+                }
+                Action::Purge { percent } => {
+                    let through = model.len() as u64 * percent / 100;
+                    let first = harness.log.first_index();
+                    harness.log.purge(through.max(first - 1));
+                    let kept_first = harness.log.first_index();
+                    prop_assert!(kept_first >= first && kept_first <= through.max(first - 1) + 1);
                 }
                 Action::Vote { vote } => hard_state = HardState { term: hard_state.term + 1, vote: Some(vote) },
                 Action::Reopen => {
@@ -251,7 +261,10 @@ proptest! {
             }
             harness.vote(hard_state.term, hard_state.vote).expect("vote");
             prop_assert_eq!(harness.log.hard_state(), hard_state);
-            prop_assert_eq!(contents(&harness.log), model.clone());
+            // A crash may come before a purge that was asked for.
+            let first = harness.log.first_index() as usize;
+            prop_assert_eq!(contents(&harness.log), model[first - 1..].to_vec());
+            prop_assert_eq!(harness.log.last_index(), model.len() as u64);
         }
     }
 }

@@ -405,7 +405,7 @@ impl Repair<'_> {
             };
             entry.into_iter().for_each(|entry| frames.push(entry));
         }
-        index.extend_from_slice(&frames.take());
+        index.extend_from_slice(frames.bytes());
         Ok(index)
     }
 }
