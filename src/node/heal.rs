@@ -330,18 +330,15 @@ impl Node {
     }
 
     /// This node's own copy of exactly that entry, if it can be read.
-    fn own_copy<W: World>(&mut self, world: &W, wanted: Position) -> Result<Option<Entry>, Fatal> {
+    fn own_copy<W: World>(&self, world: &W, wanted: Position) -> Result<Option<Entry>, Fatal> {
         let held = wanted.index >= self.first_index() && self.raft.term_at(wanted.index) == Some(wanted.term);
         if !held {
             return Ok(None);
         }
         match world.read(wanted.index) {
             Ok(entry) => Ok(Some(entry)),
-            Err(LogError::Damaged(hole)) => {
-                self.healing.met(hole.index);
-                Ok(None)
-            }
-            Err(LogError::OutOfRange { .. }) => Ok(None), // purged
+            // Damaged here too, which is looked at in this turn; or purged.
+            Err(LogError::Damaged(_) | LogError::OutOfRange { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
