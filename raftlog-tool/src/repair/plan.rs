@@ -36,7 +36,7 @@ pub struct Assessment {
 struct MembersSeen {
     /// Before the cut: whether this node is the only member; `None` without a membership.
     only_this: Option<bool>,
-    /// A membership is cut away, or cannot be read.
+    /// A membership is cut away, or cannot be read, or something was truncated: an only member never does that.
     changed: bool,
 }
 
@@ -95,6 +95,7 @@ impl Assessment {
                     cut_record = Some(place);
                 }
             } else if read.record.record_type == RecordType::Truncate {
+                members.changed = true;
                 last_index = (header.index - 1).max(reader.meta().base_index);
                 cut_record = cut_record.filter(|_| truncate_at.is_some_and(|cut| cut < header.index));
             }
