@@ -129,10 +129,11 @@ proptest! {
             entries.push(IndexEntry { record_type, index: number, term, offset, length, record_crc: number as u32 ^ salt });
             builder.push(entries[entries.len() - 1]);
             if skip == 2 {
-                index.extend_from_slice(&builder.take());
+                index.extend_from_slice(builder.bytes());
+                builder.clear();
             }
         }
-        index.extend_from_slice(&builder.take());
+        index.extend_from_slice(builder.bytes());
         prop_assert_eq!(index_file::decode_header(&index), Some((salt, 9)));
         prop_assert_eq!(index_file::entries(&index, salt).collect::<Vec<_>>(), entries.clone());
         prop_assert_eq!(index_file::entries(&index, salt ^ 1).count(), 0);

@@ -60,13 +60,13 @@ pub fn exit_code_of(error: &LogError) -> u8 {
     match error {
         LogError::Corrupt { .. }
         | LogError::Damaged(_)
+        | LogError::AnotherEntry { .. }
         | LogError::Foreign { .. }
         | LogError::MetaMissing { .. } => DAMAGE,
         LogError::NotALog { .. } | LogError::InvalidSegmentSize { .. } | LogError::OutOfRange { .. } => USAGE,
-        LogError::Io { .. }
-        | LogError::AlreadyExists { .. }
-        | LogError::PayloadChanged { .. }
-        | LogError::AnotherEntry { .. } => INPUT_OUTPUT,
+        LogError::Io { .. } | LogError::AlreadyExists { .. } | LogError::PayloadChanged { .. } => {
+            INPUT_OUTPUT
+        }
         LogError::InUse { .. } => IN_USE,
         LogError::NewerFormat { .. } => NEWER,
     }

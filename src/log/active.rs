@@ -206,7 +206,7 @@ impl Active {
         self.sync()
     }
 
-    /// Makes all that was written durable, then names it in the index file.
+    /// Makes all that was written durable. It may be acknowledged when it stands in the index file, too.
     pub fn sync(&mut self) -> Result<(), LogError> {
         if std::mem::take(&mut self.unsynced) {
             let path = &self.view.path;
@@ -214,11 +214,18 @@ impl Active {
             sync.map_err(|source| LogError::io("fdatasync", path, self.durable_offset, source))?;
         }
         self.durable_offset = self.cursor();
-        let frames = self.frames.take();
-        let written = self.index_file.write_at(&frames, self.index_offset);
+        Ok(())
+    }
+
+    /// Names in the index file what is durable. May be tried again when it fails.
+    pub fn write_index(&mut self) -> Result<(), LogError> {
+        assert!(!self.unsynced, "only what is durable is named");
+        let frames = self.frames.bytes();
+        let written = self.index_file.write_at(frames, self.index_offset);
         written.map_err(|source| LogError::io("write", &self.index_path, self.index_offset, source))?;
         self.index_offset += frames.len() as u64;
         self.written_bytes += frames.len() as u64;
+        self.frames.clear();
         Ok(())
     }
 

@@ -51,6 +51,10 @@ pub trait Disk: Send + Sync {
         static START: OnceLock<Instant> = OnceLock::new();
         START.get_or_init(Instant::now).elapsed()
     }
+    /// Waits until there may be space again. False: this disk cannot wait, its time is not the clock's.
+    fn pause(&self, _: Duration) -> bool {
+        false
+    }
     /// A random number, for the salt of a segment.
     fn random(&self) -> io::Result<u32> {
         getrandom::u32().map_err(|error| io::Error::other(error.to_string()))
@@ -102,6 +106,11 @@ impl SystemFile {
 }
 
 impl Disk for SystemDisk {
+    fn pause(&self, duration: Duration) -> bool {
+        std::thread::sleep(duration);
+        true
+    }
+
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)
     }

@@ -82,6 +82,12 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether the disk was full, or the user's share of it.
+    pub(super) fn is_for_want_of_space(&self) -> bool {
+        let LogError::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     pub(super) fn io(
         operation: &'static str,
         file: &Path,
@@ -117,9 +123,7 @@ impl LogError {
 
 fn io_advice(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free space on this disk, then start again"
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on this disk",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "make the directory writable for this user"
         }

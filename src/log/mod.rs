@@ -29,6 +29,7 @@ pub mod index_file;
 mod lines;
 mod mend;
 pub mod meta;
+mod patience;
 mod pool;
 mod prepare;
 mod reader;

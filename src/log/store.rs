@@ -11,6 +11,7 @@ use super::files::ReadFiles;
 use super::helper::{Helper, Settings};
 use super::mend::Holes;
 use super::meta::{Meta, META_NAME};
+use super::patience::Patience;
 use super::record::Entry;
 use super::recovery::{self, Opened, Recovery};
 use super::scrub::{Scrub, ScrubControl};
@@ -158,7 +159,8 @@ impl Log {
         let helper = Helper::start(settings, prepared, stats.clone(), on_failure, threads)?;
         let both = (shared.clone(), holes.clone());
         let scrubber = Scrub::new(disk.clone(), directory, both, notify.clone(), scrub.clone());
-        let writer = LogWriter::new(disk.clone(), directory.to_path_buf(), helper, stats, start)?;
+        let patience = Patience::new(disk.clone(), shared.closing());
+        let writer = LogWriter::new(disk.clone(), directory.to_path_buf(), helper, patience, stats, start)?;
         let log = Log {
             disk,
             directory: directory.to_path_buf(),

@@ -82,6 +82,8 @@ pub struct Shared {
     /// The first failure; once set nothing is acknowledged any more.
     failure: OnceLock<LogError>,
     fsync: AtomicBool,
+    /// For whoever waits for space: nobody waits for the log any more.
+    closing: Arc<AtomicBool>,
     placed: Mutex<Placed>,
     stats: Arc<Mutex<SyncStats>>,
 }
@@ -99,6 +101,7 @@ impl Shared {
             durable: AtomicU64::new(0),
             failure: OnceLock::new(),
             fsync: AtomicBool::new(fsync),
+            closing: Arc::default(),
             placed: Mutex::default(),
             stats,
         }
@@ -169,7 +172,13 @@ impl Shared {
         self.fsync.store(fsync, Ordering::Relaxed);
     }
 
+    /// Set when the log is being closed.
+    pub fn closing(&self) -> Arc<AtomicBool> {
+        self.closing.clone()
+    }
+
     pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         lock(&self.queue).closing = true;
         self.wake.notify_one();
     }

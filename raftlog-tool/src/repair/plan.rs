@@ -292,5 +292,5 @@ pub fn index_of(reader: &Reader, file: &Path, segment: u32, end: u64) -> Result<
     }
     let mut frames = FrameBuilder::new(salt);
     entries.into_values().for_each(|entry| frames.push(entry));
-    Ok(Some([&encode_header(salt, segment)[..], &frames.take()].concat()))
+    Ok(Some([&encode_header(salt, segment)[..], frames.bytes()].concat()))
 }
