@@ -86,7 +86,7 @@ impl Assessment {
         let (mut cut_record, mut end) = (None, None);
         let mut members = MembersSeen::default();
         let node_id = reader.meta().owner.node_id;
-        let found = reader.scan(&mut |read| {
+        let found = reader.scan_past_damage(&mut |read| {
             let header = &read.record.header;
             let place = (read.segment_sequence, read.record.offset);
             if read.record.record_type.entry_kind().is_some() {
@@ -271,7 +271,7 @@ pub fn index_of(reader: &Reader, file: &Path, segment: u32, end: u64) -> Result<
         entries.insert(entry.offset, entry);
     };
     index_file::entries(&old, salt).filter(|entry| entry.end() <= end).for_each(&mut add);
-    let scan = reader.scan(&mut |read| {
+    let scan = reader.scan_past_damage(&mut |read| {
         let record = &read.record;
         if (read.segment_sequence, record.offset) >= (segment, end) {
             return ControlFlow::Break(());
