@@ -12,6 +12,7 @@ use crate::cli::{ReportFormat, StatArguments, StatTable};
 use crate::effects::Walk;
 use crate::failure::{Failure, CLEAN};
 use crate::object::SCHEMA;
+use crate::progress::Progress;
 use crate::select::{Filter, TypeName};
 use crate::source::{EntryState, Item, Source};
 use crate::text::{self, grouped, quote, size, Output};
@@ -148,6 +149,7 @@ struct Count {
     prefixes: Table,
     segments: Vec<SegmentRow>,
     truncated: u64,
+    damaged: u64,
 }
 
 impl Count {
@@ -163,6 +165,7 @@ impl Count {
             prefixes: Table::new(false),
             segments: Vec::new(),
             truncated: 0,
+            damaged: 0,
         }
     }
 
@@ -171,6 +174,7 @@ impl Count {
         let header = &record.header;
         self.segment(item);
         self.truncated += u64::from(item.state == Some(EntryState::Truncated));
+        self.damaged += u64::from(item.is_live() && item.read.hole.is_some());
         if !self.filter.takes(item) {
             return;
         }
@@ -241,16 +245,15 @@ fn prefix<'k>(key: &'k [u8], delimiter: &[u8], depth: usize) -> Option<&'k [u8]>
 }
 
 pub fn run(arguments: &StatArguments, output: &mut Output) -> Result<u8, Failure> {
-    let mut source = Source::open(&arguments.directory, false)?;
+    let mut source = Source::open(&arguments.directory, Progress::new(&arguments.directory))?;
     let mut count = Count::new(arguments);
     let read = source.read("counting", &mut |item| {
         count.take(&item);
         Ok(ControlFlow::Continue(()))
     });
     // What was read is summed up; the damage is told behind it.
-    if !matches!(read, Ok(()) | Err(Failure::Log(_))) {
-        read?;
-        return Ok(CLEAN);
+    if read.as_ref().is_err_and(|failure| !failure.is_of_the_log()) {
+        return read.map(|()| CLEAN);
     }
     match arguments.format {
         ReportFormat::Json => print_json(arguments, &source, &count, output)?,
@@ -273,6 +276,15 @@ impl Count {
         }
     }
 
+    /// The largest rows; terms in their own order.
+    fn rows(&self, wanted: StatTable, table: &Table, count: usize) -> (Vec<Row>, usize) {
+        let (mut rows, more) = table.top(count);
+        if wanted == StatTable::Term {
+            rows.sort_by_key(|row| row.first_index);
+        }
+        (rows, more)
+    }
+
     fn total(&self) -> Row {
         let rows = self.entries.top(1).0;
         rows.into_iter().next().unwrap_or_else(|| Row::of(b"all", &Tally::default()))
@@ -292,12 +304,13 @@ fn print_json(
         "last_index": source.outline.last_index,
         "entries": count.total(),
         "truncated_entries": count.truncated,
+        "damaged_entries": count.damaged,
         "complete": source.outline.damage.is_none(),
     });
     for wanted in &arguments.by {
         let (name, value) = match count.table(*wanted) {
             Some((name, _, table)) => {
-                let (rows, more) = table.top(arguments.top);
+                let (rows, more) = count.rows(*wanted, table, arguments.top);
                 (name, serde_json::json!({ "rows": rows, "more": more }))
             }
             None => ("by_segment", serde_json::json!({ "rows": count.segments, "more": 0 })),
@@ -329,10 +342,13 @@ fn print_text(
     if count.truncated > 0 {
         writeln!(output, "truncated {} entries, not counted", grouped(count.truncated))?;
     }
+    if count.damaged > 0 {
+        writeln!(output, "damaged   {} entries, their commands not counted", grouped(count.damaged))?;
+    }
     for wanted in &arguments.by {
         writeln!(output)?;
         match count.table(*wanted) {
-            Some((_, title, table)) => print_table(title, table.top(arguments.top), output)?,
+            Some((_, title, table)) => print_table(title, count.rows(*wanted, table, arguments.top), output)?,
             None => print_segments(&count.segments, arguments.top, output)?,
         }
     }

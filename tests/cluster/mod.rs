@@ -6,6 +6,7 @@
 //!   command whether it was answered, refused, or has an unknown outcome.
 //! * [`strict`] holds clients that take no error, [`Hung`] makes one thread stand still.
 //! * [`Proxy`] stands between peers and applies faults to a directed pair of nodes.
+//! * [`damage`] flips bits in the files of a log and reads them back;
 //! * [`load`] writes while something is being broken; [`history`] judges what clients saw.
 //!
 //! Nothing outlives a test: children are killed by pid when their owner is dropped, and a watchdog ends a test
@@ -15,6 +16,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod client;
+pub mod damage;
 mod group;
 mod hang;
 pub mod history;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Map, Mode, SystemDisk};
+use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Mode, SystemDisk};
 
 const SECTOR_BYTES: u64 = 512;
 
@@ -27,6 +27,7 @@ struct State {
 #[derive(Default)]
 struct Content {
     durable: Vec<u8>,
+    /// Offset and bytes of each write; no bytes: the file was made this long.
     pending: Vec<(u64, Vec<u8>)>,
 }
 
@@ -90,6 +91,9 @@ impl PowerDisk {
             let Content { durable, pending } = &state.contents[content];
             let mut bytes = durable.clone();
             for (offset, written) in pending {
+                if written.is_empty() && random.below(4) < kept_of_four {
+                    write_into(&mut bytes, *offset, written);
+                }
                 let mut start = 0;
                 while start < written.len() {
                     let at = offset + start as u64;
@@ -201,8 +205,5 @@ impl DiskFile for PowerFile {
     }
     fn length(&self) -> io::Result<u64> {
         self.file.length()
-    }
-    fn map(&self) -> io::Result<Map> {
-        self.file.map()
     }
 }
