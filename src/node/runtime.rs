@@ -48,8 +48,8 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
         let on_disk = snapshots::beside(setup, links, log)?;
-        let holes = world::holes(&on_disk.log);
-        start::check(&setup.log_directory, &on_disk.log, on_disk.snapshot.as_ref(), &holes)
+        let OnDisk { log, snapshot, .. } = &on_disk;
+        start::check(&setup.log_directory, log, snapshot.as_ref(), &log.holes())
             .map_err(|error| error.to_string())?;
         return Ok(Some(Found(on_disk)));
     }
@@ -131,6 +131,7 @@ impl Runtime {
 
     fn turn(&mut self) -> Result<(), Fatal> {
         let Some(node) = &mut self.node else { return Ok(()) };
+        self.world.tell_scrub_failure();
         let durable = self.world.durable()?;
         if durable > self.durable {
             self.durable = durable;
