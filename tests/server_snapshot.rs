@@ -7,7 +7,7 @@ mod cluster;
 use std::path::Path;
 
 use cluster::load::Load;
-use cluster::{millis, seconds, serial, wait_for, Cluster, Connection, Options};
+use cluster::{millis, seconds, serial, wait_for, Cluster, Connection, Fault, Options};
 
 /// A cluster whose logs have small segments, and are compacted by themselves beyond `max_bytes`.
 fn options(size: usize, max_bytes: u64) -> Options {
@@ -272,4 +272,81 @@ fn a_users_own_dumps_and_their_name_are_not_touched() {
     });
     compact(&cluster, 0);
     assert_ne!(std::fs::read(&own).expect("the user's dump"), before);
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_compaction_or_an_installation_loses_nothing() {
+    let _serial = serial(seconds(240));
+    let mut cluster = Cluster::start_with(&options(3, 60_000));
+    let load = Load::start(&cluster.ports(), 4);
+    load.wait_for_more(300);
+    // Compactions come one after the other: a kill at a random moment is a kill at some step of one.
+    for round in 0..cluster::fault_rounds() as u64 {
+        let node = if round % 3 == 2 { cluster.leader() } else { cluster.follower() };
+        let created = cluster.number(node, "raft_snapshots_created");
+        wait_for("the next compaction", seconds(30), || {
+            cluster.try_info(node).is_ok_and(|info| {
+                info["raft_snapshot_in_progress"] == "yes"
+                    || info["raft_snapshots_created"].parse::<i64>().is_ok_and(|count| count > created)
+            })
+        });
+        std::thread::sleep(millis(round * 7 % 60));
+        cluster.kill(node);
+        load.wait_for_more(300);
+        cluster.restart(node);
+        // It needs a snapshot by now; every other time it is killed while it takes it over, too.
+        if round % 2 == 0 {
+            std::thread::sleep(millis(40 + round * 13 % 120));
+            cluster.kill(node);
+            cluster.restart(node);
+        }
+        load.wait_for_more(100);
+    }
+    let report = load.stop();
+    cluster.wait_converged();
+    let mut client = cluster.client();
+    report.verify(&mut |command| client.repeat(command));
+    for node in 0..3 {
+        let mut connection = cluster.connect(node);
+        report.verify(&mut |command| {
+            let local: Vec<&str> = ["RAFT.DEBUG", "EXEC"].iter().chain(command).copied().collect();
+            connection.call(&local).expect("a read of the node's own dataset")
+        });
+        // The server's own half-written files of children that died with it are not the module's to remove.
+        let left = dumps(cluster.server(node).directory());
+        assert!(
+            left.iter().all(|name| name.starts_with("temp-")),
+            "node {node} has left a dump behind: {left:?}"
+        );
+    }
+}
+
+#[test]
+fn a_large_snapshot_goes_on_after_the_link_was_cut_and_disturbs_nobody() {
+    let _serial = serial(seconds(120));
+    let mut cluster = Cluster::start_with(&Options { proxied: true, ..options(3, NEVER) });
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let (ids, term) = (cluster.ids(), cluster.number(leader, "raft_current_term"));
+    cluster.kill(follower);
+    let mut connection = cluster.connect(leader);
+    for at in 0..200 {
+        // Not compressible.
+        let value: String =
+            (0..20_000u32).map(|i| char::from(b'!' + ((i * i + at * 7919 + i * at) % 90) as u8)).collect();
+        assert!(connection.call(&["SET", &format!("large:{at}"), &value]).expect("an answer").is_ok());
+    }
+    compact(&cluster, leader);
+    cluster.restart(follower);
+    for _ in 0..4 {
+        std::thread::sleep(millis(150));
+        cluster.isolate(&ids, follower, Fault::Cut);
+        std::thread::sleep(millis(100));
+        cluster.proxy().heal_all();
+    }
+    wait_for("the snapshot", seconds(60), || {
+        cluster.try_info(follower).is_ok_and(|info| info["raft_snapshots_received"] == "1")
+    });
+    cluster.wait_converged();
+    assert_eq!(cluster.leader(), leader);
+    assert_eq!(cluster.number(leader, "raft_current_term"), term, "no election");
 }

@@ -79,6 +79,10 @@ pub enum ToRaft {
         attempt: u64,
         offset: u64,
     },
+    /// The dataset is empty, as `Empty` has asked.
+    Emptied {
+        load: u64,
+    },
     Configure(Arc<Settings>),
     Shutdown,
 }
@@ -104,6 +108,11 @@ pub enum ToMain {
     /// unless it was sealed before.
     Demote {
         epoch: Epoch,
+    },
+    /// Drop the whole dataset, answer `Emptied`: another one is about to be loaded in its place. Were it not empty, the
+    /// server would write that one to the disk first, under the name of the user's dumps.
+    Empty {
+        load: u64,
     },
     /// Fork for a dump at the end of this turn, and say so in the stream: `RAFT.MARK <epoch> <sequence> <attempt>`.
     /// Epoch 0: there is no cluster yet, nobody can write, and no mark is needed.

@@ -7,6 +7,7 @@ use super::feed::{Feed, EMPTY_RDB};
 use super::local::{Following, Local};
 use super::{Fatal, Node, World};
 use crate::consensus::Index;
+use crate::node::bridge::ToMain;
 use crate::snapshot::{Id, Job, SnapshotError};
 use bytes::Bytes;
 
@@ -30,11 +31,23 @@ pub struct Loading {
 }
 
 impl Node {
-    /// Answers a PSYNC with the whole dataset. What the dataset holds is known when it says so.
+    /// The local Redis needs the whole dataset. What it has now goes first.
     pub(super) fn full_resync<W: World>(&mut self, world: &mut W) {
         self.snapshots.feed_replaced();
-        let fresh = world.fresh_replid();
+        self.loads += 1;
         world.bridge().reset_applied(0);
+        world.bridge().tell_main(ToMain::Empty { load: self.loads });
+        let Local::Following(following) = &mut self.local else { unreachable!("only a replica is fed") };
+        following.feed = None;
+    }
+
+    /// Answers the PSYNC with the newest snapshot, or with nothing. What the dataset holds is known when it says so.
+    pub fn on_emptied<W: World>(&mut self, world: &mut W, load: u64) {
+        match &self.local {
+            Local::Following(Following { connected: true, feed: None, .. }) if load == self.loads => {}
+            _ => return, // the link was lost meanwhile: it asks again
+        }
+        let fresh = world.fresh_replid();
         let index = self.snapshots.newest_index();
         log::info!("local server is given the whole dataset: {}", describe(index));
         let loading = match &self.snapshots.newest {
@@ -44,7 +57,6 @@ impl Node {
                 None
             }
             Some(about) => {
-                self.loads += 1;
                 world.feed_full_resync(&fresh, 0, about.id.bytes);
                 let (reader, crc) = (LOCAL_READER | self.loads, crc32fast::Hasher::new());
                 Some(Loading { id: about.id, reader, asked: 0, sent: 0, crc })

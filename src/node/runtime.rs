@@ -198,6 +198,8 @@ impl Runtime {
             (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
                 return Err(node.on_promotion_failed(reason))
             }
+            (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
+            (ToRaft::Emptied { .. }, None) => unreachable!("only a node loads datasets"),
             (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
             (ToRaft::Compact { ticket, .. }, None) => {
                 world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))

@@ -254,6 +254,12 @@ pub fn context_flags(ctx: Context) -> u32 {
     unsafe { api!(RedisModule_GetContextFlags)(ctx) as u32 }
 }
 
+/// Drops all keys; their memory is freed in the background.
+pub fn reset_dataset() {
+    // SAFETY: plain values; the server's main thread, outside of any command.
+    unsafe { api!(RedisModule_ResetDataset)(0, 1) };
+}
+
 /// Puts a command into the replication stream.
 pub fn replicate(ctx: Context, name: &CStr, words: &[&CStr]) {
     let owned: Vec<OwnedText> = words.iter().map(|word| OwnedText::new(word.to_bytes())).collect();

@@ -38,6 +38,10 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
         ToMain::Follow { port } => follow(ctx, state, port),
         ToMain::Promote { epoch } => promote(ctx, state, epoch),
         ToMain::Demote { epoch } => demote(ctx, state, epoch),
+        ToMain::Empty { load } => {
+            ffi::reset_dataset();
+            state.bridge.tell_raft(ToRaft::Emptied { load });
+        }
         ToMain::Snapshot { epoch, attempt, file } => state.saver.ask(epoch, attempt, file),
         ToMain::Seal { attempt } => {
             state.seal_due.set(Some(attempt));

@@ -147,7 +147,8 @@ impl Runtime {
         let Identity { cluster_id, node_id, secret } = identity;
         self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
         self.durable = 0;
-        let node = Node::new(start, &mut self.world);
+        let mut node = Node::new(start, &mut self.world);
+        node.report_now(&mut self.world); // before anybody is told that there is a cluster
         // A dump that was finished while the process was being killed.
         if let Ok(directory) = std::env::current_dir() {
             self.world

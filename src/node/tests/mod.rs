@@ -98,6 +98,11 @@ impl Driven {
         if !self.main_stalled {
             self.world.bridge.take_for_main(&mut self.told);
         }
+        let asked = self.told.iter().position(|message| matches!(message, ToMain::Empty { .. }));
+        if let Some(ToMain::Empty { load }) = asked.map(|at| self.told.remove(at)) {
+            self.node.on_emptied(&mut self.world, load);
+            self.turn();
+        }
     }
 
     /// What the main thread was told since the last call, without the news of who leads.
