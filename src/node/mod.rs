@@ -226,7 +226,6 @@ impl Node {
             committed: snapshots.newest_index(),
             holes: world.holes().iter().map(|hole| hole.index).collect(),
             distrusted: (!start.trusted).then_some(start.seed),
-            ..Restored::default()
         };
         let core = core_settings(start.id, &start.settings, start.seed);
         let mut node = Node {

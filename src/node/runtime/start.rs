@@ -149,7 +149,7 @@ impl Runtime {
         self.durable = 0;
         let mut node = Node::new(start, &mut self.world);
         node.report_now(&mut self.world); // before anybody is told that there is a cluster
-        // A dump that was finished while the process was being killed.
+                                          // A dump that was finished while the process was being killed.
         if let Ok(directory) = std::env::current_dir() {
             self.world
                 .snapshot(Job::Discard { file: directory.join(dump_name(node.cluster_id(), node.id())) });
