@@ -350,3 +350,25 @@ fn a_large_snapshot_goes_on_after_the_link_was_cut_and_disturbs_nobody() {
     assert_eq!(cluster.leader(), leader);
     assert_eq!(cluster.number(leader, "raft_current_term"), term, "no election");
 }
+
+#[test]
+fn a_child_that_outlives_its_server_holds_neither_its_links_nor_its_log() {
+    let _serial = serial(seconds(90));
+    let mut cluster = Cluster::start_with(&options(3, NEVER));
+    let leader = cluster.leader();
+    let mut connection = cluster.connect(leader);
+    write_keys(&mut connection, 0, 200);
+    // The child takes 10 s for its dump.
+    assert!(connection.run("CONFIG SET rdb-key-save-delay 50000").is_ok());
+    assert!(connection.run("RAFT.DEBUG COMPACT ASYNC 1").is_ok());
+    wait_for("the child", seconds(10), || {
+        connection.run("INFO persistence").text().contains("rdb_bgsave_in_progress:1")
+    });
+    std::thread::sleep(millis(200));
+    cluster.kill(leader);
+    let killed = std::time::Instant::now();
+    cluster.leader();
+    assert!(killed.elapsed() < seconds(5), "the others took {:?} to notice", killed.elapsed());
+    cluster.restart(leader);
+    cluster.wait_converged();
+}

@@ -321,6 +321,9 @@ fn a_newer_offer_replaces_what_was_being_received() {
     store.run(Job::Receive { about: Box::new(about(9)) });
     assert!(!part(&mut store, about(9).id, 0, &dump(9)[..5000]).expect("part"));
     assert!(receive(&mut store, 12).expect("receive"));
+    store.run(Job::Receive { about: Box::new(about(15)) });
+    assert!(!part(&mut store, about(15).id, 0, &dump(15)[..5000]).expect("part"));
+    assert!(store.run(Job::StopReceiving).is_none());
     assert_eq!(files(directory.path()), ["snapshot-12-3.about", "snapshot-12-3.rdb"]);
 }
 

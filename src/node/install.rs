@@ -86,6 +86,22 @@ impl Node {
         self.transfers.offer_at_us = (!needing.is_empty()).then_some(now_us + period_us);
     }
 
+    /// A snapshot that is not needed any more, or that nobody sends any more, must not keep this node from making its own.
+    pub(super) fn pump_incoming<W: World>(&mut self, world: &mut W) {
+        let now_us = world.now_us();
+        let Some(incoming) = &self.transfers.incoming else { return };
+        let received = incoming.got == incoming.about.id.bytes;
+        let useless = incoming.about.id.index <= self.committed || self.raft.role() == Role::Leader;
+        if !received && (useless || now_us - incoming.heard_us >= FORGOTTEN_US) {
+            log::info!(
+                "not waiting for the rest of the snapshot of entry {} any more",
+                incoming.about.id.index
+            );
+            self.transfers.incoming = None;
+            world.snapshot(Job::StopReceiving);
+        }
+    }
+
     /// The core says that a peer has begun to need a snapshot.
     pub(super) fn snapshot_needed(&mut self, to: NodeId) {
         log::info!("node {to} needs entries that are not in the log any more: offering a snapshot");

@@ -363,8 +363,8 @@ impl Node {
                 self.snapshots.retry_pause_us = RETRY_PAUSE_US;
                 self.has_snapshot(about);
                 self.compact_log(world)?;
+                self.report_now(world); // before whoever asked looks
                 self.answer_waiting(world, Answer::Ok);
-                self.report_now(world);
                 Ok(())
             }
         }

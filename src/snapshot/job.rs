@@ -25,6 +25,8 @@ pub enum Job {
     Read { reader: u64, id: Id, offset: u64, bytes: usize },
     /// A peer will send this one. Whatever was being received is dropped.
     Receive { about: Box<About> },
+    /// Drop what was being received.
+    StopReceiving,
     /// The next part of it.
     Part { id: Id, offset: u64, bytes: Bytes },
 }

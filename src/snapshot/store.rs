@@ -95,6 +95,12 @@ impl Store {
                 self.receive(*about);
                 None
             }
+            Job::StopReceiving => {
+                if let Some(receiving) = self.receiving.take() {
+                    self.forget(receiving.path());
+                }
+                None
+            }
             Job::Part { id, offset, bytes } => {
                 let through = offset + bytes.len() as u64;
                 Some(Done::Parted { id, through, result: self.part(id, offset, &bytes) })

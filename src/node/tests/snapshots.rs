@@ -435,6 +435,21 @@ fn another_snapshot_is_begun_anew_when_the_first_one_has_stalled() {
 }
 
 #[test]
+fn a_snapshot_that_is_not_needed_any_more_keeps_nobody_from_making_one() {
+    let mut driven = Driven::fed_follower();
+    driven.hand(2, Frame::Offer(Box::new(about(4, 2, &[1; 100]))));
+    assert!(driven.node.is_installing());
+    driven.append(2, 2, (3, 2), &[effects(4, 2, "SET c 1")], 4);
+    assert!(!driven.node.is_installing(), "the entries came after all");
+    assert!(driven.jobs().iter().any(|job| matches!(job, Job::StopReceiving)));
+    driven.hand(2, Frame::Offer(Box::new(about(50, 2, &[1; 100]))));
+    assert!(driven.node.is_installing());
+    driven.world.now_us += 10_000_000;
+    driven.turn();
+    assert!(!driven.node.is_installing(), "nobody sends it");
+}
+
+#[test]
 fn a_snapshot_that_the_disk_refuses_is_asked_for_again_later() {
     let mut driven = Driven::fed_follower();
     let offer = || Frame::Offer(Box::new(about(50, 2, &[1; 100])));
