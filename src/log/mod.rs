@@ -27,6 +27,7 @@ mod helper;
 mod hole;
 pub mod index_file;
 mod lines;
+mod map;
 mod mend;
 pub mod meta;
 mod patience;
