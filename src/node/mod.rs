@@ -279,6 +279,7 @@ impl Node {
         self.step(world, Input::Persisted { write }, &[])?;
         if self.raft.is_trusted() && !was_trusted {
             log::info!("nothing is missing in the log any more: this node votes again");
+            self.reports.touch();
         }
         Ok(())
     }

@@ -132,6 +132,11 @@ impl Reports {
         self.read.end(id, now_us);
     }
 
+    /// Something has changed that `numbers` in [`Node::report`] do not show.
+    pub fn touch(&mut self) {
+        self.changed = true;
+    }
+
     pub fn deadline_us(&self) -> u64 {
         match self.changed {
             true => self.published_at_us + PUBLISH_PERIOD_US,

@@ -45,8 +45,7 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     }
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
-        let holes = world::holes(&log);
-        start::check(&setup.log_directory, &log, &holes).map_err(|error| error.to_string())?;
+        start::check(&setup.log_directory, &log, &log.holes()).map_err(|error| error.to_string())?;
         return Ok(Some(Found(log)));
     }
     drop(log);
@@ -115,6 +114,7 @@ impl Runtime {
 
     fn turn(&mut self) -> Result<(), Fatal> {
         let Some(node) = &mut self.node else { return Ok(()) };
+        self.world.tell_scrub_failure();
         let durable = self.world.durable()?;
         if durable > self.durable {
             self.durable = durable;
