@@ -2,8 +2,6 @@
 
 mod log_support;
 
-use std::os::unix::fs::FileExt;
-
 use bytes::Bytes;
 use log_support::*;
 use proptest::prelude::*;
@@ -184,27 +182,6 @@ fn a_second_vote_in_a_term_is_a_broken_invariant() {
     harness.vote(3, None).expect("vote");
     harness.vote(3, Some(1)).expect("vote");
     let _ = harness.vote(3, Some(2));
-}
-
-#[test]
-fn damage_that_comes_while_the_log_is_open_is_found_when_read() {
-    let directory = tempfile::tempdir().expect("tempdir");
-    let mut harness = Harness::create(directory.path());
-    harness.append(1, 3, 100).expect("append");
-    drop(harness);
-    let harness = Harness::open(directory.path()).expect("open");
-    assert_eq!(contents(&harness.log).len(), 3);
-    let path = directory.path().join("0000000001.log");
-    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
-    // The mark takes 40 bytes, a record 136: a payload byte of entry 2, then the term of entry 3.
-    for (index, offset) in [(2, 4096 + 40 + 136 + 50), (3, 4096 + 40 + 2 * 136 + 16)] {
-        file.write_all_at(&[0xee], offset).expect("write");
-        let error = harness.log.read(index).expect_err("damaged");
-        assert!(
-            matches!(&error, LogError::Corrupt { file, index: Some(i), .. } if *file == path && *i == index)
-        );
-    }
-    assert_eq!(harness.log.read(1).expect("read"), entry(1, 1, 100));
 }
 
 #[derive(Clone, Debug)]
