@@ -55,6 +55,7 @@ pub fn exit_code_of(error: &LogError) -> u8 {
     match error {
         LogError::Corrupt { .. }
         | LogError::Damaged(_)
+        | LogError::AnotherEntry { .. }
         | LogError::Foreign { .. }
         | LogError::MetaMissing { .. } => DAMAGE,
         LogError::NotALog { .. } | LogError::InvalidSegmentSize { .. } | LogError::OutOfRange { .. } => USAGE,

@@ -183,7 +183,7 @@ pub fn open(
     let reader = Reader::open_on(disk.clone(), directory)?;
     let mut meta = reader.meta().clone();
     let mut table = Table::new(meta.base_index, meta.base_term, LOG_CACHE_BYTES);
-    let mut end = reader.scan(&mut |read| {
+    let mut end = reader.scan_past_damage(&mut |read| {
         load(&mut table, read);
         ControlFlow::Continue(())
     })?;

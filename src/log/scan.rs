@@ -4,6 +4,9 @@ use super::error::LogError;
 use super::record::*;
 use super::window::Window;
 
+/// Bytes that are searched for headers at once.
+const SEARCH_BYTES: u64 = 4096;
+
 /// A valid record: its CRC, its place in the chain and its padding are right.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -122,17 +125,21 @@ fn padded_payload(window: &mut Window, offset: u64, length: u32) -> Result<Optio
 /// The record at `offset`, whatever stands before it: its CRC says that it was written there in this life.
 pub fn own_record_at(window: &mut Window, salt: u32, offset: u64) -> Result<Option<Record<'_>>, LogError> {
     let Some(header) = window.get_array::<HEADER_BYTES>(offset)? else { return Ok(None) };
-    // The cheap tests first: this is asked at every multiple of 8.
-    let Some(record_type) = RecordType::from_u8(header[24]) else { return Ok(None) };
-    if header[25] & !BATCH_START != 0 || header[26..28] != [0; 2] {
+    if !may_be_header(header) {
         return Ok(None);
     }
     let header = RecordHeader::decode(header);
+    let Some(record_type) = RecordType::from_u8(header.record_type) else { return Ok(None) };
     let Some(padded) = padded_payload(window, offset, header.length)? else { return Ok(None) };
     let payload = &padded[..header.length as usize];
     let payload_crc = crc32fast::hash(payload);
     let valid = header.crc == header.expected_crc(Place { salt, offset }, payload_crc);
     Ok(valid.then_some(Record { record_type, offset, header, payload, payload_crc }))
+}
+
+/// A cheap test, as it is asked at every multiple of 8: type, flags and the zeros behind them.
+fn may_be_header(bytes: &[u8]) -> bool {
+    bytes[24].wrapping_sub(1) < 7 && bytes[25] & !BATCH_START == 0 && bytes[26] == 0 && bytes[27] == 0
 }
 
 /// Where a record was found without its neighbours.
@@ -157,10 +164,22 @@ pub fn find_own_record(
     from: u64,
     end: u64,
 ) -> Result<Option<Found>, LogError> {
-    for offset in (from.next_multiple_of(8)..end).step_by(8) {
-        if let Some(Record { record_type, header, payload_crc, .. }) = own_record_at(window, salt, offset)? {
-            return Ok(Some(Found { offset, record_type, header, payload_crc }));
+    let mut start = from.next_multiple_of(8);
+    // The last place where a header fits.
+    let end = end.min((window.file_bytes() + 1).saturating_sub(HEADER_BYTES as u64));
+    while start < end {
+        let length = SEARCH_BYTES.min(end - start);
+        let bytes = window.get(start, length + HEADER_BYTES as u64 - 1)?.expect("inside the file");
+        let places =
+            (0..length as usize).step_by(8).filter(|at| may_be_header(&bytes[*at..*at + HEADER_BYTES]));
+        let places: Vec<usize> = places.collect();
+        for offset in places.into_iter().map(|at| start + at as u64) {
+            if let Some(record) = own_record_at(window, salt, offset)? {
+                let Record { record_type, header, payload_crc, .. } = record;
+                return Ok(Some(Found { offset, record_type, header, payload_crc }));
+            }
         }
+        start += length.next_multiple_of(8);
     }
     Ok(None)
 }

@@ -3,6 +3,7 @@
 
 pub mod power;
 pub mod promise;
+pub mod sample;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +33,9 @@ pub fn options() -> Options {
 /// The payload every test gives entry `index` of `term`, so that a false entry is seen.
 pub fn payload(index: u64, term: u64, bytes: usize) -> Bytes {
     let pattern = format!("<{index}:{term}>");
-    pattern.bytes().cycle().take(bytes).collect::<Vec<u8>>().into()
+    let mut payload = pattern.repeat(bytes / pattern.len() + 1).into_bytes();
+    payload.truncate(bytes);
+    payload.into()
 }
 
 pub fn entry(index: u64, term: u64, bytes: usize) -> Entry {
