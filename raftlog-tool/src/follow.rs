@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redisraft::log::disk::{Disk, Mode, SystemDisk};
@@ -81,11 +81,9 @@ impl Tail {
             let sequence = source.reader.meta().first_sequence;
             return Ok(Tail { directory, segment: None, sequence, prev_crc: 0 });
         };
-        let file = SystemDisk.open(&last.path, Mode::Read);
-        let file = file.map_err(|source| Failure::File { verb: "open", path: last.path.clone(), source })?;
         let segment = Segment {
             path: last.path.clone(),
-            window: Window::of(file, &last.path)?,
+            window: open(&last.path)?,
             salt: header.salt,
             scanner: Scanner::new(header.salt, last.offset, last.prev_crc),
         };
@@ -104,8 +102,8 @@ impl Tail {
         match segment.scanner.next(&mut segment.window)? {
             Step::Record(record) => {
                 let sealed = record.record_type == RecordType::Seal;
-                let read =
-                    ReadRecord { file: &segment.path, segment_sequence: self.sequence, record, hole: None };
+                let file = &segment.path;
+                let read = ReadRecord { file, segment_sequence: self.sequence, record, hole: None };
                 printer.print_live(&just_written(read), output)?;
                 if sealed {
                     self.prev_crc = segment.scanner.prev_crc();
@@ -126,10 +124,10 @@ impl Tail {
     /// The segment behind a seal, as soon as it has a header.
     fn begin_segment(&self) -> Result<Option<Segment>, Failure> {
         let path = segment_path(&self.directory, self.sequence);
-        let Ok(file) = SystemDisk.open(&path, Mode::Read) else {
+        if !path.exists() {
             return Ok(None);
-        };
-        let mut window = Window::of(file, &path)?;
+        }
+        let mut window = open(&path)?;
         Ok(match header(&mut window)? {
             Some(header) if header.sequence == self.sequence && header.prev_crc == self.prev_crc => {
                 let scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
@@ -143,9 +141,10 @@ impl Tail {
 impl Segment {
     /// A file that was purged, or cut by a repair, will never go on.
     fn check_life(&mut self) -> Result<(), Failure> {
-        // What was read is read again: it is being written.
+        // What was read before is old.
         self.window.forget();
         if self.path.exists() && header(&mut self.window)?.is_some_and(|header| header.salt == self.salt) {
+            self.window.forget();
             return Ok(());
         }
         Err(Failure::Usage(format!(
@@ -155,10 +154,16 @@ impl Segment {
     }
 }
 
+fn open(path: &Path) -> Result<Window, Failure> {
+    let file = SystemDisk.open(path, Mode::Read);
+    let file = file.map_err(|source| Failure::File { verb: "open", path: path.to_path_buf(), source })?;
+    Ok(Window::of(file, path)?)
+}
+
 fn header(window: &mut Window) -> Result<Option<SegmentHeader>, Failure> {
     let Some(block) = window.get_array::<SEGMENT_HEADER_BYTES>(0)? else { return Ok(None) };
-    Ok(match SegmentHeader::decode(block) {
-        HeaderState::Valid(header) => Some(header),
-        _ => None,
-    })
+    match SegmentHeader::decode(block) {
+        HeaderState::Valid(header) => Ok(Some(header)),
+        _ => Ok(None),
+    }
 }

@@ -162,11 +162,13 @@ impl Raft {
         }
     }
 
-    /// The leader hands over to us: stand at once, without asking first (dissertation 3.10).
+    /// The leader hands over to us: stand at once, without asking first (dissertation 3.10), or decline.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, outputs: &mut Vec<Output>) {
         let sent_by_leader = matches!(&self.state, State::Follower(f) if f.leader == Some(from));
         if sent_by_leader && self.core.may_stand() {
             self.campaign(true, outputs);
+        } else if sent_by_leader {
+            self.core.send(from, Body::VoteReply { granted: false }, outputs);
         }
     }
 }

@@ -18,6 +18,7 @@
 //! * N3 A batch is released after every batch before it, after its effects are committed, and after
 //!   leadership was confirmed by a majority later than it was executed.
 //! * N4 A dataset that may hold effects which the log does not is never fed on top of: it is rolled back.
+//! * N5 Leadership is handed over only when the successor's log holds all that was executed here; see `handover`.
 
 pub mod address;
 pub mod batches;
@@ -27,6 +28,7 @@ mod change;
 pub mod feed;
 mod fetch;
 mod follow;
+mod handover;
 mod heal;
 mod lead;
 pub mod local;
@@ -37,6 +39,7 @@ pub mod settings;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 pub mod wire;
 
 use crate::consensus::{
@@ -46,6 +49,7 @@ use crate::log::{Entry, HardState, Hole, Kind, LogError, WriteRequest};
 use bridge::Bridge;
 use bytes::Bytes;
 use change::Changes;
+use handover::Handover;
 pub use heal::Damage;
 use heal::Healing;
 use local::Local;
@@ -54,6 +58,7 @@ use report::Reports;
 use settings::Settings;
 use std::path::PathBuf;
 use std::sync::Arc;
+use watchdog::Watchdog;
 
 /// Everything outside the node that it acts upon.
 pub trait World {
@@ -161,6 +166,8 @@ pub struct Node {
     last_read: u64,
     confirmed_read: u64,
     changes: Changes,
+    handover: Handover,
+    watchdog: Watchdog,
     reports: Reports,
     healing: Healing,
     refused: Option<Refusal>,
@@ -194,6 +201,8 @@ impl Node {
             last_read: 0,
             confirmed_read: 0,
             changes: Changes::default(),
+            handover: Handover::default(),
+            watchdog: Watchdog::default(),
             reports: Reports::default(),
             healing: Healing::default(),
             refused: None,
@@ -265,6 +274,7 @@ impl Node {
 
     /// All writes up to `write` are on disk.
     pub fn on_durable<W: World>(&mut self, world: &mut W, write: WriteId) -> Result<(), Fatal> {
+        self.watchdog.durable(write, world.now_us());
         let was_trusted = self.raft.is_trusted();
         self.step(world, Input::Persisted { write }, &[])?;
         if self.raft.is_trusted() && !was_trusted {
@@ -285,6 +295,7 @@ impl Node {
         if now_us >= self.raft.next_deadline_us() {
             self.step(world, Input::Tick, &[])?;
         }
+        self.watch(world)?;
         self.pump_healing(world)?;
         self.pump_capture(world)?;
         self.confirm_reads(world)?;
@@ -292,6 +303,7 @@ impl Node {
         self.pump_feed(world)?;
         self.maybe_promote(world);
         self.release(world);
+        self.pump_handover(world)?;
         self.report(world);
         Ok(())
     }
@@ -299,7 +311,8 @@ impl Node {
     /// When [`Node::turn`] must be called even if nothing happens, in microseconds of the world's clock.
     pub fn deadline_us(&self) -> u64 {
         let own_us = self.local.deadline_us().min(self.reports.deadline_us()).min(self.healing.deadline_us());
-        self.raft.next_deadline_us().min(own_us)
+        let watched_us = self.handover.deadline_us().min(self.watchdog.deadline_us());
+        self.raft.next_deadline_us().min(own_us).min(watched_us)
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.
@@ -326,7 +339,7 @@ impl Node {
             Output::MembershipChanged { .. } => self.dial(world),
             Output::LearnerReady { id } => self.learner_ready(id),
             Output::ProposalRefused { reason } => self.refused = Some(reason),
-            Output::TransferFailed => log::warn!("leadership transfer did not happen in time"),
+            Output::TransferFailed => self.transfer_failed(world),
         }
         Ok(())
     }
@@ -365,6 +378,7 @@ impl Node {
             let members = Members::decode(&entry.payload).expect("decoded once when it came in");
             self.member_history.push((entry.index, members));
         }
+        self.watchdog.submitted(write.id, world.now_us());
         let hard_state = write.hard_state.map(|(term, vote)| HardState { term, vote });
         let truncate_from = write.truncate_from;
         world.submit(WriteRequest {

@@ -2,7 +2,8 @@
 
 use super::local::{Following, Local};
 use super::status::{
-    Connection, Latency, LogStatus, MemberStatus, SnapshotStatus, StageLatencies, State, Status,
+    Connection, HandoverStatus, Latency, LogStatus, MemberStatus, SnapshotStatus, StageLatencies, State,
+    Status,
 };
 use super::{Node, World};
 use crate::consensus::{Index, NodeId, Role, Term};
@@ -195,6 +196,7 @@ impl Node {
             log: self.log_status(world),
             snapshot: SnapshotStatus::default(),
             leader_changes: self.reports.leader_changes,
+            handover: self.handover_status(),
             rejected_links: self.rejections(world),
             stages: StageLatencies {
                 sync: world.log_report().sync,
@@ -202,6 +204,16 @@ impl Node {
                 apply: self.reports.apply.latency(),
                 read_barrier: self.reports.read.latency(),
             },
+        }
+    }
+
+    fn handover_status(&self) -> HandoverStatus {
+        HandoverStatus {
+            done: self.handover.done,
+            failed: self.handover.failed,
+            disk_stalls: self.watchdog.disk_stalls,
+            main_stalls: self.watchdog.main_stalls,
+            stalled: self.watchdog.stalls.any(),
         }
     }
 

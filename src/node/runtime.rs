@@ -133,7 +133,10 @@ impl Runtime {
             Event::PeerUp { id } => node.on_peer_up(world, id)?,
             Event::PeerDown { id, refused: true } => node.on_peer_unreachable(world, id)?,
             Event::PeerDown { refused: false, .. } => {}
-            Event::CaptureUp => log::info!("reading the replication stream of the local server"),
+            Event::CaptureUp => {
+                log::info!("reading the replication stream of the local server");
+                node.on_capture_up();
+            }
             Event::CaptureData | Event::Woken => {}
             Event::CaptureLost { reason, resumable } => node.on_capture_lost(world, &reason, resumable),
             Event::FeedPsync { replid, offset } => node.on_feed_psync(world, &replid, offset),
@@ -158,7 +161,9 @@ impl Runtime {
             (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
                 node.on_add_node(world, ticket, id, address, peer_address)
             }
-            (ToRaft::AddNode { ticket, .. }, None) => {
+            (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
+            (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
+            (ToRaft::AddNode { ticket, .. } | ToRaft::Transfer { ticket, .. }, None) => {
                 world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
             }
             (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
@@ -176,7 +181,13 @@ impl Runtime {
                 }
             }
             (ToRaft::Shutdown, _) => self.stop = true,
-            (ToRaft::ReadBarrier { .. } | ToRaft::Promoted { .. } | ToRaft::PromotionFailed { .. }, None) => {
+            (
+                ToRaft::ReadBarrier { .. }
+                | ToRaft::Promoted { .. }
+                | ToRaft::PromotionFailed { .. }
+                | ToRaft::Sealed { .. },
+                None,
+            ) => {
                 unreachable!("only a node leads")
             }
         }
