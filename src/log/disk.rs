@@ -4,7 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{fallocate, FallocateFlags, Flock, FlockArg};
 
@@ -43,6 +44,15 @@ pub trait Disk: Send + Sync {
     /// Takes the exclusive lock of a file, made if missing, and writes this process's id into it.
     /// `None`: another holds it.
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>>;
+    /// Time since some fixed moment: for periods and for statistics. It never goes back.
+    fn now(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
+    }
+    /// A random number, for the salt of a segment.
+    fn random(&self) -> io::Result<u32> {
+        getrandom::u32().map_err(|error| io::Error::other(error.to_string()))
+    }
 }
 
 /// An open file. Writes and reads are whole or an error.

@@ -12,6 +12,7 @@
 //!
 //! Threads: [`Log`] lives in the raft thread and never waits for the disk; the sync thread owns the files
 //! (`writer.rs`), a helper makes segments ahead of need (`prepare.rs`). `disk.rs` holds all system calls.
+//! [`Log::open_inline`] does without threads: [`InlineWriter`] does what they would, when it is told to.
 //!
 //! Who reads what: `scan.rs` walks the records of one segment; `reader.rs` decides between clean, torn and damage,
 //! for `recovery.rs` as for `raftlog-tool`.
@@ -43,6 +44,7 @@ pub use record::{Entry, Kind};
 pub use recovery::Recovery;
 pub use stats::Stats;
 pub use store::Log;
+pub use sync::InlineWriter;
 
 /// How a log is kept.
 #[derive(Clone, Debug)]

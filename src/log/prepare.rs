@@ -1,6 +1,7 @@
 //! Makes segments ahead of need, in a helper thread: allocated, zero-filled and synced, so that an append is one
 //! `pwrite` into existing blocks and its `fdatasync` has no metadata to write. A full disk shows up here first.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -72,9 +73,7 @@ pub fn adopt(disk: &dyn Disk, directory: &Path, sequence: u32) -> Result<Prepare
 /// A fresh index file, with a salt that no earlier life of the segment had.
 fn new_index(disk: &dyn Disk, directory: &Path, sequence: u32) -> Result<(u32, FileHandle), LogError> {
     let path = index_path(directory, sequence);
-    let salt = getrandom::u32().map_err(|error| {
-        LogError::io("get random bytes for", &path, None, std::io::Error::other(error.to_string()))
-    })?;
+    let salt = disk.random().map_err(|source| LogError::io("get random bytes for", &path, None, source))?;
     let file = index_file::replace(disk, &path, &index_file::encode_header(salt, sequence))?;
     Ok((salt, file))
 }
@@ -120,46 +119,77 @@ enum Job {
     SyncIndex { file: FileHandle, path: PathBuf },
 }
 
-/// The helper thread, seen from the sync thread. Dropping it stops the helper; a half-made segment is left as a
+/// Does the jobs.
+struct Workshop {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    stop: Arc<AtomicBool>,
+    on_failure: OnFailure,
+}
+
+type OnFailure = Box<dyn Fn(LogError) + Send>;
+
+impl Workshop {
+    /// Does one job; a segment that was asked for is the answer.
+    fn perform(&self, job: Job) -> Option<Result<Prepared, LogError>> {
+        match job {
+            Job::Prepare { sequence, capacity } => {
+                Some(prepare(self.disk.as_ref(), &self.directory, sequence, capacity, &self.stop))
+            }
+            Job::SyncIndex { file, path } => {
+                if let Err(source) = file.sync_data() {
+                    (self.on_failure)(LogError::io("fdatasync", &path, None, source));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Who does the jobs.
+enum Helper {
+    Thread {
+        /// `None` while it is being stopped.
+        jobs: Option<Sender<Job>>,
+        prepared: Receiver<Result<Prepared, LogError>>,
+        stop: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// The caller, when it has time or cannot go on without.
+    Caller { jobs: VecDeque<Job>, prepared: VecDeque<Result<Prepared, LogError>>, workshop: Workshop },
+}
+
+/// The making of segments, seen from the sync thread. Dropping it stops the helper; a half-made segment is left as a
 /// temporary file for the next start to remove.
 pub struct Preparer {
-    jobs: Option<Sender<Job>>,
-    prepared: Receiver<Result<Prepared, LogError>>,
+    helper: Helper,
     /// Left by an earlier process, to be used first.
     adopted: Option<Prepared>,
     /// Whether a segment was asked for and not taken yet. Invariant: at most one is.
     requested: bool,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Preparer {
-    /// Starts the helper. `on_failure` is told of an index sync that failed.
+    /// With a thread of its own, or in the caller's. `on_failure` is told of an index sync that failed.
     pub fn start(
         disk: Arc<dyn Disk>,
         directory: PathBuf,
         adopted: Option<Prepared>,
-        on_failure: impl Fn(LogError) + Send + 'static,
+        on_failure: OnFailure,
+        threads: bool,
     ) -> Result<Preparer, LogError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let workshop = Workshop { disk, directory: directory.clone(), stop: stop.clone(), on_failure };
+        if !threads {
+            let helper = Helper::Caller { jobs: VecDeque::new(), prepared: VecDeque::new(), workshop };
+            return Ok(Preparer { helper, adopted, requested: false });
+        }
         let (jobs, job_queue) = channel();
         let (done, prepared) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let work_directory = directory.clone();
         let work = move || {
             for job in job_queue {
-                match job {
-                    Job::Prepare { sequence, capacity } => {
-                        let result = prepare(disk.as_ref(), &work_directory, sequence, capacity, &stopped);
-                        if done.send(result).is_err() {
-                            return;
-                        }
-                    }
-                    Job::SyncIndex { file, path } => {
-                        if let Err(source) = file.sync_data() {
-                            on_failure(LogError::io("fdatasync", &path, None, source));
-                        }
-                    }
+                if workshop.perform(job).is_some_and(|result| done.send(result).is_err()) {
+                    return;
                 }
             }
         };
@@ -167,7 +197,8 @@ impl Preparer {
             .name("raft-log-prepare".into())
             .spawn(work)
             .map_err(|source| LogError::io("start a thread for", &directory, None, source))?;
-        Ok(Preparer { jobs: Some(jobs), prepared, adopted, requested: false, stop, thread: Some(thread) })
+        let helper = Helper::Thread { jobs: Some(jobs), prepared, stop, thread: Some(thread) };
+        Ok(Preparer { helper, adopted, requested: false })
     }
 
     /// Asks for a segment, unless one is on its way.
@@ -185,27 +216,54 @@ impl Preparer {
         }
         assert!(self.requested, "a segment is taken only after it was asked for");
         self.requested = false;
-        self.prepared.recv().expect("the helper thread answers every request")
+        loop {
+            match &mut self.helper {
+                Helper::Thread { prepared, .. } => {
+                    return prepared.recv().expect("the helper thread answers every request");
+                }
+                Helper::Caller { prepared, .. } => {
+                    if let Some(result) = prepared.pop_front() {
+                        return result;
+                    }
+                    assert!(self.run_once(), "every request is answered");
+                }
+            }
+        }
     }
 
     /// Syncs an index file some time soon.
-    pub fn sync_index(&self, file: FileHandle, path: PathBuf) {
+    pub fn sync_index(&mut self, file: FileHandle, path: PathBuf) {
         self.send(Job::SyncIndex { file, path });
     }
 
-    fn send(&self, job: Job) {
-        let jobs = self.jobs.as_ref().expect("present until dropped");
-        jobs.send(job).expect("the helper thread lives as long as this");
+    /// Without a thread: does one job in its place. False: there is none.
+    pub fn run_once(&mut self) -> bool {
+        let Helper::Caller { jobs, prepared, workshop } = &mut self.helper else { return false };
+        let Some(job) = jobs.pop_front() else { return false };
+        prepared.extend(workshop.perform(job));
+        true
+    }
+
+    fn send(&mut self, job: Job) {
+        match &mut self.helper {
+            Helper::Thread { jobs, .. } => {
+                let jobs = jobs.as_ref().expect("present until dropped");
+                jobs.send(job).expect("the helper thread lives as long as this");
+            }
+            Helper::Caller { jobs, .. } => jobs.push_back(job),
+        }
     }
 }
 
 impl Drop for Preparer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was printed by its hook; this thread is ending anyway.
-            let _ = thread.join();
+        if let Helper::Thread { jobs, stop, thread, .. } = &mut self.helper {
+            stop.store(true, Ordering::Relaxed);
+            *jobs = None;
+            if let Some(thread) = thread.take() {
+                // A panic there was printed by its hook; this thread is ending anyway.
+                let _ = thread.join();
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use super::recovery::{self, Opened, Recovery};
 use super::scan::{header_at, payload_at};
 use super::segment::{Owner, BLOCK_BYTES};
 use super::stats::{Stats, SyncStats};
-use super::sync::Shared;
+use super::sync::{InlineWriter, Shared, Syncer};
 use super::table::Table;
 use super::writer::{LogWriter, SegmentView, Work};
 use super::{HardState, Identity, Notify, Options, RecordInfo, SharedNotify, WriteRequest};
@@ -35,9 +35,10 @@ pub struct Log {
     /// Something was enqueued that the sync thread was not woken for.
     unstarted: bool,
     shared: Arc<Shared>,
+    /// `None` while the log is being closed, and in a program of one thread.
     sync_thread: Option<JoinHandle<()>>,
     /// Released after the threads have ended.
-    _lock: Guard,
+    lock: Arc<Guard>,
 }
 
 impl Log {
@@ -67,25 +68,20 @@ impl Log {
         options: Options,
         notify: Notify,
     ) -> Result<Log, LogError> {
-        let segment_bytes = checked_segment_bytes(directory, &options)?;
-        assert!(identity.cluster_id.is_ascii(), "a cluster id is ASCII");
-        let cluster_id = identity.cluster_id.as_bytes().try_into();
-        let meta = Meta {
-            generation: 1,
-            owner: Owner {
-                cluster_id: cluster_id.expect("a cluster id has 32 characters"),
-                node_id: identity.node_id,
-            },
-            secret: identity.secret,
-            hard_state: HardState::default(),
-            base_index: 0,
-            base_term: 0,
-            first_sequence: 1,
-            floor_sequence: 1,
-            floor_offset: 0,
-        };
-        recovery::create(disk.as_ref(), directory, &meta, segment_bytes)?;
+        make(disk.as_ref(), directory, &identity, &options)?;
         Ok(Log::open_on(disk, directory, options, notify)?.0)
+    }
+
+    /// The same without threads, see [`Log::open_inline`].
+    pub fn create_inline(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        identity: Identity,
+        options: Options,
+    ) -> Result<(Log, InlineWriter), LogError> {
+        make(disk.as_ref(), directory, &identity, &options)?;
+        let (log, writer, _) = Log::open_inline(disk, directory, options)?;
+        Ok((log, writer))
     }
 
     /// Opens a log: locks it, reads all records and checks every CRC, drops what a crash left unfinished.
@@ -102,25 +98,49 @@ impl Log {
         options: Options,
         notify: Notify,
     ) -> Result<(Log, Recovery), LogError> {
+        let (mut log, syncer, recovery) = Log::assemble(disk, directory, options, notify.into(), true)?;
+        let sync_thread = std::thread::Builder::new()
+            .name("raft-log-sync".into())
+            .spawn(move || syncer.run())
+            .map_err(|source| LogError::io("start a thread for", directory, None, source))?;
+        log.sync_thread = Some(sync_thread);
+        Ok((log, recovery))
+    }
+
+    /// Opens a log for a program of one thread, as a simulator is: nothing is written until
+    /// [`InlineWriter::run_once`] is called. The same code, without threads and without a clock but the disk's.
+    ///
+    /// Errors: as `open`.
+    pub fn open_inline(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: Options,
+    ) -> Result<(Log, InlineWriter, Recovery), LogError> {
+        let notify: SharedNotify = Arc::new(|| ());
+        let (log, syncer, recovery) = Log::assemble(disk, directory, options, notify, false)?;
+        let writer = InlineWriter::new(syncer, log.lock.clone());
+        Ok((log, writer, recovery))
+    }
+
+    fn assemble(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: Options,
+        notify: SharedNotify,
+        threads: bool,
+    ) -> Result<(Log, Syncer, Recovery), LogError> {
         let segment_bytes = checked_segment_bytes(directory, &options)?;
         let Opened { lock, meta, table, views, start, prepared, recovery } =
             recovery::open(&disk, directory, segment_bytes)?;
-        let notify: SharedNotify = notify.into();
         let stats = Arc::new(Mutex::new(SyncStats::new(start.file_bytes)));
         let shared = Arc::new(Shared::new(options.fsync, stats.clone()));
         let (failing, failing_notify) = (shared.clone(), notify.clone());
-        let on_failure = move |error| {
+        let on_failure = Box::new(move |error| {
             failing.fail(error);
             failing_notify();
-        };
-        let preparer = Preparer::start(disk.clone(), directory.to_path_buf(), prepared, on_failure)?;
-        let writer =
-            LogWriter::new(disk.as_ref(), directory.to_path_buf(), segment_bytes, preparer, stats, start)?;
-        let running = shared.clone();
-        let sync_thread = std::thread::Builder::new()
-            .name("raft-log-sync".into())
-            .spawn(move || running.run(writer, notify))
-            .map_err(|source| LogError::io("start a thread for", directory, None, source))?;
+        });
+        let preparer = Preparer::start(disk.clone(), directory.to_path_buf(), prepared, on_failure, threads)?;
+        let writer = LogWriter::new(disk, directory.to_path_buf(), segment_bytes, preparer, stats, start)?;
         let log = Log {
             directory: directory.to_path_buf(),
             identity: Identity {
@@ -133,11 +153,11 @@ impl Log {
             segments: views,
             last_request: 0,
             unstarted: false,
-            shared,
-            sync_thread: Some(sync_thread),
-            _lock: lock,
+            shared: shared.clone(),
+            sync_thread: None,
+            lock: Arc::new(lock),
         };
-        Ok((log, recovery))
+        Ok((log, Syncer { shared, writer, notify }, recovery))
     }
 
     pub fn identity(&self) -> &Identity {
@@ -278,6 +298,28 @@ impl Drop for Log {
             let _ = thread.join();
         }
     }
+}
+
+/// The files of a new log.
+fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Options) -> Result<(), LogError> {
+    let segment_bytes = checked_segment_bytes(directory, options)?;
+    assert!(identity.cluster_id.is_ascii(), "a cluster id is ASCII");
+    let cluster_id = identity.cluster_id.as_bytes().try_into();
+    let meta = Meta {
+        generation: 1,
+        owner: Owner {
+            cluster_id: cluster_id.expect("a cluster id has 32 characters"),
+            node_id: identity.node_id,
+        },
+        secret: identity.secret,
+        hard_state: HardState::default(),
+        base_index: 0,
+        base_term: 0,
+        first_sequence: 1,
+        floor_sequence: 1,
+        floor_offset: 0,
+    };
+    recovery::create(disk, directory, &meta, segment_bytes)
 }
 
 fn checked_segment_bytes(directory: &Path, options: &Options) -> Result<u64, LogError> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
+use super::disk::Guard;
 use super::error::LogError;
 use super::stats::{Stats, SyncStats};
 use super::table::Placement;
@@ -15,6 +16,20 @@ use crate::limits::LOG_BATCH_BYTES;
 struct Queue {
     work: VecDeque<Work>,
     closing: bool,
+}
+
+impl Queue {
+    /// The next batch: all that waits, unless it is more than one sync should cover.
+    fn take_batch(&mut self) -> Vec<Work> {
+        let mut bytes = 0;
+        let count = self.work.iter().take_while(|work| {
+            let room = bytes < LOG_BATCH_BYTES;
+            bytes += work.request.entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+            room
+        });
+        let count = count.count();
+        self.work.drain(..count).collect()
+    }
 }
 
 /// News for the raft thread.
@@ -120,47 +135,108 @@ impl Shared {
                 queue = self.wake.wait(queue).expect("no thread of the log panics");
             }
         }
-        let mut bytes = 0;
-        let count = queue.work.iter().take_while(|work| {
-            let room = bytes < LOG_BATCH_BYTES;
-            bytes += work.request.entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-            room
-        });
-        let count = count.count();
-        Some(queue.work.drain(..count).collect())
+        Some(queue.take_batch())
     }
 
-    /// The sync thread's life: until the log is closed, or the first failure.
-    pub fn run(&self, mut writer: LogWriter, notify: SharedNotify) {
-        if let Err(error) = self.write_all(&mut writer, &notify) {
-            self.fail(error);
-            notify();
-        }
-    }
-
-    fn write_all(&self, writer: &mut LogWriter, notify: &SharedNotify) -> Result<(), LogError> {
-        while let Some(batch) = self.next_batch(writer.needs_maintenance()) {
-            if let Some(error) = self.failure.get() {
-                return Err(error.clone());
-            }
-            if let Some(last) = batch.last() {
-                let id = last.request.id;
-                writer.write_batch(&batch, self.fsync.load(Ordering::Relaxed))?;
-                self.publish(writer, id);
-                // Freed before telling: the raft thread may wait for memory, never for this.
-                drop(batch);
-                notify();
-            }
-            writer.maintain()?;
-        }
-        writer.close()
-    }
-
+    /// What raft thread and notice are told after a batch is durable.
     fn publish(&self, writer: &mut LogWriter, id: u64) {
         let mut placed = lock(&self.placed);
         placed.placements.append(&mut writer.placements);
         placed.segments.append(&mut writer.new_segments);
         drop(placed);
         self.durable.store(id, Ordering::Release);
+    }
+}
+
+/// The side of the log that writes: owner of the files, fed through `Shared`.
+pub struct Syncer {
+    pub shared: Arc<Shared>,
+    pub writer: LogWriter,
+    pub notify: SharedNotify,
+}
+
+impl Syncer {
+    /// The sync thread's life: until the log is closed, or the first failure.
+    pub fn run(mut self) {
+        if let Err(error) = self.write_all() {
+            self.fail(error);
+        }
+    }
+
+    fn write_all(&mut self) -> Result<(), LogError> {
+        while let Some(batch) = self.shared.next_batch(self.writer.needs_maintenance()) {
+            self.write(batch)?;
+            self.writer.maintain()?;
+        }
+        self.writer.close()
+    }
+
+    fn write(&mut self, batch: Vec<Work>) -> Result<(), LogError> {
+        if let Some(error) = self.shared.failure.get() {
+            return Err(error.clone());
+        }
+        let Some(last) = batch.last() else { return Ok(()) };
+        let id = last.request.id;
+        self.writer.write_batch(&batch, self.shared.fsync.load(Ordering::Relaxed))?;
+        self.shared.publish(&mut self.writer, id);
+        // Freed before telling: the raft thread may wait for memory, never for this.
+        drop(batch);
+        (self.notify)();
+        Ok(())
+    }
+
+    fn fail(&self, error: LogError) {
+        self.shared.fail(error);
+        (self.notify)();
+    }
+}
+
+/// The threads of a log, for a program that has only one: whatever they would do is done in `run_once`. Dropping it
+/// is a crash: what was not written is lost.
+pub struct InlineWriter {
+    syncer: Syncer,
+    closed: bool,
+    /// Released with the log's, when both are gone.
+    _lock: Arc<Guard>,
+}
+
+impl InlineWriter {
+    pub(super) fn new(syncer: Syncer, lock: Arc<Guard>) -> InlineWriter {
+        InlineWriter { syncer, closed: false, _lock: lock }
+    }
+
+    /// Writes and syncs the next batch; without one, does what is due by the disk's clock; without that, what the
+    /// helper would do. After the [`Log`](super::Log) was dropped, closes the files. False: there is nothing to do now.
+    ///
+    /// An error is told by [`Log::durable`](super::Log::durable); nothing is done after it.
+    pub fn run_once(&mut self) -> bool {
+        if self.closed || self.syncer.shared.failure.get().is_some() {
+            return false;
+        }
+        match self.step() {
+            Ok(worked) => worked,
+            Err(error) => {
+                self.syncer.fail(error);
+                true
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<bool, LogError> {
+        let (batch, closing) = {
+            let mut queue = lock(&self.syncer.shared.queue);
+            (queue.take_batch(), queue.closing)
+        };
+        let written = !batch.is_empty();
+        self.syncer.write(batch)?;
+        let writer = &mut self.syncer.writer;
+        if writer.maintain()? || written || writer.help() {
+            return Ok(true);
+        }
+        if closing {
+            writer.close()?;
+            self.closed = true;
+        }
+        Ok(closing)
     }
 }

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::disk::{Disk, FileHandle, Map, Mode};
 use super::error::LogError;
@@ -165,6 +165,7 @@ pub struct Start {
 
 /// Owner of all files while the log is open.
 pub struct LogWriter {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     segment_bytes: u64,
     preparer: Preparer,
@@ -180,8 +181,8 @@ pub struct LogWriter {
     /// Whether the batch being written has its mark in the active segment.
     marked: bool,
     /// Since when there is something written and not synced.
-    unsynced_since: Option<Instant>,
-    index_dirty_since: Option<Instant>,
+    unsynced_since: Option<Duration>,
+    index_dirty_since: Option<Duration>,
     /// What happened since it was last taken.
     pub placements: Vec<Placement>,
     pub new_segments: Vec<Arc<SegmentView>>,
@@ -191,7 +192,7 @@ pub struct LogWriter {
 
 impl LogWriter {
     pub fn new(
-        disk: &dyn Disk,
+        disk: Arc<dyn Disk>,
         directory: PathBuf,
         segment_bytes: u64,
         preparer: Preparer,
@@ -204,6 +205,7 @@ impl LogWriter {
             .map_err(|source| LogError::io("open", &meta_path, None, source))?;
         let Start { meta, active, next_sequence, prev_crc, last, file_bytes } = start;
         Ok(LogWriter {
+            disk,
             directory,
             segment_bytes,
             preparer,
@@ -257,22 +259,32 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Syncs what has waited for `SYNC_PERIOD`: to be called after each batch, and when nothing comes.
-    pub fn maintain(&mut self) -> Result<(), LogError> {
-        if self.unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_PERIOD) {
+    /// Syncs what has waited for `SYNC_PERIOD`: to be called after each batch, and when nothing comes. False:
+    /// nothing had.
+    pub fn maintain(&mut self) -> Result<bool, LogError> {
+        let now = self.disk.now();
+        let is_due = |since: Duration| now.saturating_sub(since) >= SYNC_PERIOD;
+        let unsynced = self.unsynced_since.is_some_and(is_due);
+        if unsynced {
             self.sync()?;
         }
-        if self.index_dirty_since.is_some_and(|since| since.elapsed() >= SYNC_PERIOD) {
+        let index_dirty = self.index_dirty_since.is_some_and(is_due);
+        if index_dirty {
             self.index_dirty_since = None;
             let active = self.active.as_ref().expect("its index was written");
             self.preparer.sync_index(active.index_file.clone(), active.index_path.clone());
         }
-        Ok(())
+        Ok(unsynced || index_dirty)
     }
 
     /// Whether `maintain` has something to do, now or soon.
     pub fn needs_maintenance(&self) -> bool {
         self.unsynced_since.is_some() || self.index_dirty_since.is_some()
+    }
+
+    /// Without a thread for it: does something that was asked of the helper. False: there is nothing.
+    pub fn help(&mut self) -> bool {
+        self.preparer.run_once()
     }
 
     /// Leaves nothing unsynced behind.
@@ -289,9 +301,9 @@ impl LogWriter {
 
     fn write_meta(&mut self) -> Result<(), LogError> {
         self.meta.generation += 1;
-        let started = Instant::now();
+        let started = self.disk.now();
         meta::write(self.meta_file.as_ref(), &self.meta_path, &self.meta)?;
-        self.note_sync(started.elapsed());
+        self.note_sync(self.disk.now().saturating_sub(started));
         Ok(())
     }
 
@@ -350,7 +362,8 @@ impl LogWriter {
     /// Ends the batch: written, and durable if `fsync`.
     fn finish(&mut self, fsync: bool) -> Result<(), LogError> {
         self.active.as_mut().expect("something was put").flush(true)?;
-        self.unsynced_since.get_or_insert_with(Instant::now);
+        let now = self.disk.now();
+        self.unsynced_since.get_or_insert(now);
         if fsync {
             self.sync()?;
         }
@@ -359,10 +372,10 @@ impl LogWriter {
 
     fn sync(&mut self) -> Result<(), LogError> {
         let active = self.active.as_mut().expect("something was written");
-        let started = Instant::now();
+        let started = self.disk.now();
         let sync = active.file.sync_data();
         sync.map_err(|source| LogError::io("fdatasync", &active.view.path, active.durable_offset, source))?;
-        let duration = started.elapsed();
+        let duration = self.disk.now().saturating_sub(started);
         active.durable_offset = active.cursor();
         active.write_index()?;
         self.unsynced_since = None;
