@@ -6,7 +6,7 @@
 //! * I2. Within one term the vote is given at most once.
 //! * I3. The commit index never falls, and is never beyond the end of the log.
 //!
-//! The rest, asserted in tests and debug builds ([`check`]):
+//! The rest, asserted in tests and debug builds, and by the simulator ([`Raft::check_invariants`]):
 //!
 //! * I4. The log holds no entry of a later term than the node's own; its own structure is sound.
 //! * I5. What is durable is in the log.
@@ -18,10 +18,9 @@
 //! * I11. Of an own term, the leader's commit index is held by a majority of voters.
 //! * I12. The membership in force is valid, or empty on a node that was never told one.
 
+use super::leader::Leader;
 use super::message::{Index, NodeId, Term};
-use super::raft::Raft;
-#[cfg(any(test, debug_assertions))]
-use super::{leader::Leader, raft::Core, raft::State};
+use super::raft::{Core, Raft, State};
 
 /// What the cheap invariants compare with: taken before a step, verified after.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +57,6 @@ impl Checkpoint {
 }
 
 /// Panics, naming the invariant, when one does not hold.
-#[cfg(any(test, debug_assertions))]
 pub(super) fn check(raft: &Raft) {
     let core = &raft.core;
     let last = core.log.last();
@@ -78,7 +76,6 @@ pub(super) fn check(raft: &Raft) {
     assert!(membership.is_valid() || untold, "I12: {membership:?}");
 }
 
-#[cfg(any(test, debug_assertions))]
 fn check_leader(core: &Core, leader: &Leader) {
     let last = core.log.last();
     assert!(core.vote == Some(core.id()) && core.disk.hard_state_durable(), "I8: {:?}", core.disk);

@@ -174,6 +174,11 @@ impl Node {
         self.id
     }
 
+    /// The core, to be looked at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
     pub fn members(&self) -> &Members {
         &self.member_history.last().expect("holds at least what is in force without any entry").1
     }

@@ -50,7 +50,8 @@ impl FeedLink {
         match self.queue.pop_front()? {
             FeedItem::Bytes(mut bytes) => {
                 let whole = bytes.len() <= 1 || random.chance(800);
-                let taken = if whole { bytes.len() } else { random.between(1, bytes.len() as u64 - 1) as usize };
+                let taken =
+                    if whole { bytes.len() } else { random.between(1, bytes.len() as u64 - 1) as usize };
                 let rest = bytes.split_off(taken);
                 if !rest.is_empty() {
                     self.queue.push_front(FeedItem::Bytes(rest));
@@ -80,7 +81,8 @@ impl FeedLink {
                 other => queue.push_back(other),
             }
         }
-        self.queued_bytes = queue.iter().map(|item| if let FeedItem::Bytes(b) = item { b.len() } else { 0 }).sum();
+        self.queued_bytes =
+            queue.iter().map(|item| if let FeedItem::Bytes(b) = item { b.len() } else { 0 }).sum();
         self.queue = queue;
     }
 }
@@ -91,7 +93,9 @@ pub enum CaptureStage {
     /// The server has not looked at the request.
     Requested,
     Up,
-    Lost { resumable: bool },
+    Lost {
+        resumable: bool,
+    },
 }
 
 /// The capture: the raft thread is a replica of its server.
@@ -105,7 +109,12 @@ pub struct CaptureLink {
 
 impl CaptureLink {
     pub fn new(replid: &str, next: u64) -> CaptureLink {
-        CaptureLink { stage: CaptureStage::Requested, replid: replid.to_string(), next, in_flight: VecDeque::new() }
+        CaptureLink {
+            stage: CaptureStage::Requested,
+            replid: replid.to_string(),
+            next,
+            in_flight: VecDeque::new(),
+        }
     }
 
     /// The server sends these bytes, the first of offset `next`.

@@ -4,7 +4,7 @@
 use crate::coverage;
 use crate::links::CaptureStage;
 use crate::random::Random;
-use crate::redis::{Outcome, Server, Turn};
+use crate::redis::{Kill, Outcome, Server, Turn};
 use crate::world::SimWorld;
 use bytes::Bytes;
 use redisraft::consensus::{EntryKind, EntryMeta, NodeId};
@@ -53,7 +53,9 @@ pub struct Process {
 /// What a turn of the raft thread came to.
 pub enum Ended {
     /// The process goes on; the raft thread must look again at once.
-    No { look_again: bool },
+    No {
+        look_again: bool,
+    },
     /// It died in the middle, as it was told to.
     Dead,
     Fatal(Fatal),
@@ -84,14 +86,14 @@ impl Process {
     /// Starts the node that the log describes, and tells the server to follow it.
     pub fn start_node(&mut self, seed: u64) -> Result<(), Fatal> {
         let (entries, members) = read_back(&self.world)?;
-        let identity = self.world.store.identity().clone();
+        let identity = self.world.store().identity().clone();
         let start = Start {
             id: identity.node_id,
             cluster_id: identity.cluster_id,
             secret: identity.secret.to_vec(),
             settings: self.settings.clone(),
             seed,
-            hard_state: self.world.store.hard_state(),
+            hard_state: self.world.store().hard_state(),
             entries,
             members,
             feed_token: self.feed_token.clone(),
@@ -128,7 +130,7 @@ impl Process {
             self.on_message(message)?;
         }
         let Some(node) = &mut self.node else { return Ok(()) };
-        let durable = self.world.store.durable()?;
+        let durable = self.world.store().durable()?;
         if durable > self.durable_told {
             self.durable_told = durable;
             node.on_durable(&mut self.world, durable)?;
@@ -207,6 +209,24 @@ impl Process {
         outcome
     }
 
+    /// Somebody cuts a local link: what is under way is lost from some byte on.
+    pub fn cut_local(&mut self, kill: Kill, random: &mut Random) {
+        match kill {
+            Kill::Feed => {
+                if let Some(link) = self.world.links.open_feed() {
+                    coverage::mark("feed cut");
+                    link.close(random);
+                    self.inbox.push_back(RaftEvent::FeedLost);
+                }
+            }
+            Kill::Capture => {
+                if let Some(link) = &mut self.world.links.capture {
+                    link.cut(random);
+                }
+            }
+        }
+    }
+
     /// The raft thread has something to look at.
     pub fn raft_has_work(&self) -> bool {
         let capture = self.world.links.capture.as_ref();
@@ -218,14 +238,15 @@ impl Process {
     pub fn main_has_work(&self) -> bool {
         let feed = self.world.links.feed.as_ref();
         let capture = self.world.links.capture.as_ref();
-        feed.is_some_and(|link| link.closed || !link.is_empty())
+        self.server.has_work()
+            || feed.is_some_and(|link| link.closed || !link.is_empty())
             || capture.is_some_and(|link| link.stage == CaptureStage::Requested)
     }
 }
 
 /// What core and driver need of every entry, as the runtime reads it back.
 fn read_back(world: &SimWorld) -> Result<(Vec<EntryMeta>, Vec<(u64, Members)>), Fatal> {
-    let store = &world.store;
+    let store = world.store();
     let mut members = vec![(0, Members::default())];
     let mut entries = Vec::new();
     for index in store.first_index()..=store.last_index() {

@@ -1,31 +1,162 @@
-//! The log of one process, and when its disk is done (in memory for now).
-use redisraft::log::{Entry, HardState, Identity, LogError, WriteRequest};
+//! The log of one process, and its disk at work: a batch takes simulated time, and counts when that is over.
 
-#[derive(Clone, Default)]
-pub struct Image {
-    pub identity: Option<Identity>,
+use crate::disk::{Crash, SimDisk};
+use redisraft::log::{
+    Entry, HardState, Identity, InlineWriter, Log, LogError, Options, RecordInfo, Recovery, WriteRequest,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+const DIRECTORY: &str = "/log";
+
+/// What the disk has promised to hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Promise {
     pub hard_state: HardState,
-    pub entries: Vec<Entry>,
+    /// Index and term of the last entry.
+    pub last: (u64, u64),
+    /// Entries were being cut away when it ended: some of what was promised may be gone.
+    pub cutting: bool,
 }
-impl Image {
-    fn apply(&mut self, request: WriteRequest) {
-        if let Some(h) = request.hard_state { self.hard_state = h; }
-        if let Some(from) = request.truncate_from { self.entries.truncate(from as usize - 1); }
-        for e in request.entries { assert_eq!(e.index, self.entries.len() as u64 + 1); self.entries.push(e); }
-    }
+
+pub struct Store {
+    disk: SimDisk,
+    log: Log,
+    writer: InlineWriter,
+    /// The disk is at work on what it was given.
+    busy: bool,
+    /// What the raft thread may know.
+    durable: Result<u64, LogError>,
+    promise: Promise,
+    /// What will be promised when the disk is done.
+    promising: Promise,
 }
-pub struct Store { pub image: Image, live: Image, pending: Vec<WriteRequest>, busy: usize, durable: u64 }
+
 impl Store {
-    pub fn open(image: Image) -> Store { Store { live: image.clone(), image, pending: vec![], busy: 0, durable: 0 } }
-    pub fn submit(&mut self, request: WriteRequest) { self.live.apply(request.clone()); self.pending.push(request); }
-    pub fn read(&self, index: u64) -> Result<Entry, LogError> { Ok(self.live.entries[index as usize - 1].clone()) }
-    pub fn identity(&self) -> &Identity { self.live.identity.as_ref().unwrap() }
-    pub fn hard_state(&self) -> HardState { self.live.hard_state }
-    pub fn last_index(&self) -> u64 { self.live.entries.len() as u64 }
-    pub fn first_index(&self) -> u64 { 1 }
-    /// True: a sync began, tell `done` later.
-    pub fn start_writing(&mut self) -> bool { if self.busy > 0 || self.pending.is_empty() { return false; } self.busy = self.pending.len(); true }
-    pub fn done(&mut self) { for r in self.pending.drain(..self.busy) { self.durable = r.id; self.image.apply(r); } self.busy = 0; }
-    pub fn durable(&mut self) -> Result<u64, LogError> { Ok(self.durable) }
-    pub fn crash(mut self, random: &mut crate::random::Random) -> Image { let n = random.index(self.pending.len() + 1); for r in self.pending.drain(..n) { self.image.apply(r); } self.image }
+    /// Whether a log was created there.
+    pub fn exists(disk: &SimDisk) -> bool {
+        use redisraft::log::disk::Disk;
+        disk.exists(&Path::new(DIRECTORY).join("META"))
+    }
+
+    pub fn create(disk: &SimDisk, identity: Identity, options: Options) -> Result<Store, LogError> {
+        let shared = Arc::new(disk.clone());
+        let (log, writer) = Log::create_inline(shared, Path::new(DIRECTORY), identity, options)?;
+        disk.settle();
+        Ok(Store::new(disk, log, writer))
+    }
+
+    fn new(disk: &SimDisk, log: Log, writer: InlineWriter) -> Store {
+        let mut store = Store {
+            disk: disk.clone(),
+            log,
+            writer,
+            busy: false,
+            durable: Ok(0),
+            promise: Promise::default(),
+            promising: Promise::default(),
+        };
+        store.promise = store.now();
+        store
+    }
+
+    fn now(&self) -> Promise {
+        let last = self.log.last_index();
+        let term = self.log.info(last).map_or(0, |info| info.term);
+        Promise { hard_state: self.log.hard_state(), last: (last, term), cutting: false }
+    }
+
+    /// Everything that was promised is there.
+    pub fn keeps(&self, promise: &Promise) -> Result<(), String> {
+        let (is, was) = (self.log.hard_state(), promise.hard_state);
+        if is.term < was.term || (is.term == was.term && was.vote.is_some() && is.vote != was.vote) {
+            return Err(format!("{was:?} was durable, {is:?} came back"));
+        }
+        let (index, term) = promise.last;
+        let found = self.log.info(index).map(|info| info.term);
+        match promise.cutting || index == 0 || found == Some(term) {
+            true => Ok(()),
+            false => Err(format!("entry {index} of term {term} was durable, {found:?} came back")),
+        }
+    }
+
+    /// The disk has not settled on return: a crash may still hit the recovery.
+    pub fn open(disk: &SimDisk, options: Options) -> Result<(Store, Recovery), LogError> {
+        let shared = Arc::new(disk.clone());
+        let (log, writer, recovery) = Log::open_inline(shared, Path::new(DIRECTORY), options)?;
+        Ok((Store::new(disk, log, writer), recovery))
+    }
+
+    pub fn identity(&self) -> &Identity {
+        self.log.identity()
+    }
+
+    pub fn hard_state(&self) -> HardState {
+        self.log.hard_state()
+    }
+
+    pub fn first_index(&self) -> u64 {
+        self.log.first_index()
+    }
+
+    pub fn last_index(&self) -> u64 {
+        self.log.last_index()
+    }
+
+    pub fn info(&self, index: u64) -> Option<RecordInfo> {
+        self.log.info(index)
+    }
+
+    pub fn submit(&mut self, request: WriteRequest) {
+        self.promise.cutting |= request.truncate_from.is_some();
+        self.log.enqueue(request);
+    }
+
+    pub fn read(&self, index: u64) -> Result<Entry, LogError> {
+        self.log.read(index)
+    }
+
+    /// Gives the disk what waits for it, unless it is at work. True: it is from now on; `done` is due later.
+    pub fn start_writing(&mut self, now_us: u64) -> bool {
+        self.log.start_writing();
+        if self.busy {
+            return false;
+        }
+        self.disk.set_now(now_us);
+        self.promising = self.now();
+        self.busy = self.writer.run_once();
+        self.busy
+    }
+
+    /// The disk is done with what it was given.
+    pub fn done(&mut self) {
+        assert!(self.busy, "the disk was at work");
+        self.busy = false;
+        self.disk.settle();
+        self.durable = self.log.durable();
+        if self.durable.is_ok() {
+            self.promise = Promise { cutting: self.promise.cutting, ..self.promising };
+        }
+    }
+
+    /// The last write that is on disk. An error is final.
+    pub fn durable(&self) -> Result<u64, LogError> {
+        self.durable.clone()
+    }
+
+    /// Writes one request at once, as a log is made.
+    pub fn write_through(&mut self, request: WriteRequest) -> Result<(), LogError> {
+        self.log.submit(request);
+        while self.writer.run_once() {}
+        self.disk.settle();
+        self.log.durable().map(drop)
+    }
+
+    /// The process is gone; the disk keeps what it must.
+    pub fn crash(self, crash: Crash) -> Promise {
+        let Store { disk, log, writer, promise, .. } = self;
+        drop((log, writer));
+        disk.crash(crash);
+        promise
+    }
 }

@@ -25,6 +25,14 @@ impl Wake {
         Box::new(move || flag.store(true, Ordering::Relaxed))
     }
 
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     pub fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }
@@ -37,7 +45,8 @@ pub struct SimWorld {
     pub bridge: Arc<Bridge>,
     pub wake_raft: Wake,
     pub wake_main: Wake,
-    pub store: Store,
+    /// `None` before the machine belongs to a cluster.
+    pub store: Option<Store>,
     pub links: Links,
     /// Frames of this turn.
     pub sent: Vec<(NodeId, wire::Encoded)>,
@@ -49,7 +58,7 @@ pub struct SimWorld {
 }
 
 impl SimWorld {
-    pub fn new(random: Random, store: Store, feed_kernel_bytes: usize) -> SimWorld {
+    pub fn new(random: Random, store: Option<Store>, feed_kernel_bytes: usize) -> SimWorld {
         let (wake_raft, wake_main) = (Wake::default(), Wake::default());
         SimWorld {
             now_us: 0,
@@ -64,6 +73,10 @@ impl SimWorld {
             feed_kernel_bytes,
             calls_left: Cell::new(None),
         }
+    }
+
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().expect("a node has a log")
     }
 
     /// The process has died in the middle of its turn.
@@ -117,11 +130,11 @@ impl World for SimWorld {
     /// Taken in any case: a dead process's log is never written.
     fn submit(&mut self, request: WriteRequest) {
         self.lives();
-        self.store.submit(request);
+        self.store.as_mut().expect("a node has a log").submit(request);
     }
 
     fn read(&self, index: u64) -> Result<Entry, LogError> {
-        self.store.read(index)
+        self.store().read(index)
     }
 
     fn log_report(&self) -> LogReport {
@@ -155,7 +168,8 @@ impl World for SimWorld {
     }
 
     fn feed_unsent(&self) -> usize {
-        let queued = self.links.feed.as_ref().filter(|link| !link.closed).map_or(0, |link| link.queued_bytes());
+        let queued =
+            self.links.feed.as_ref().filter(|link| !link.closed).map_or(0, |link| link.queued_bytes());
         queued.saturating_sub(self.feed_kernel_bytes)
     }
 

@@ -18,19 +18,30 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Get,
-    Set { value: u64 },
-    SetExpiring { value: u64, ttl_ms: u64 },
+    Set {
+        value: u64,
+    },
+    SetExpiring {
+        value: u64,
+        ttl_ms: u64,
+    },
     Delete,
     Increment,
-    Append { value: u64 },
+    Append {
+        value: u64,
+    },
     /// `MULTI`, read all three, `EXEC`.
     ReadAll,
     /// `MULTI`, set, increment, append, `EXEC`.
-    WriteAll { value: u64 },
+    WriteAll {
+        value: u64,
+    },
     /// `WATCH` the register and read it.
     Watch,
     /// `MULTI`, set the register, `EXEC`: a compare-and-set with what `Watch` saw.
-    Exec { value: u64 },
+    Exec {
+        value: u64,
+    },
 }
 
 impl Step {
@@ -44,10 +55,16 @@ pub enum Reply {
     Ok,
     Number(u64),
     Register(Option<u64>),
-    All { register: Option<u64>, counter: u64, list: Vec<u64> },
+    All {
+        register: Option<u64>,
+        counter: u64,
+        list: Vec<u64>,
+    },
     /// `EXEC` found the watched key changed.
     Aborted,
-    Moved { address: String },
+    Moved {
+        address: String,
+    },
     /// Certainly not executed.
     NoLeader,
 }

@@ -17,3 +17,10 @@ pub use commands::{Reply, Request, Step};
 pub use dataset::Dataset;
 pub use replica::Applied;
 pub use server::{Delivery, Outcome, Server, Turn};
+
+/// A local link that somebody cuts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    Feed,
+    Capture,
+}

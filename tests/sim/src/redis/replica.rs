@@ -13,10 +13,16 @@ use redisraft::resp;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// To be opened at this local time.
-    Connect { at_us: u64 },
+    Connect {
+        at_us: u64,
+    },
     /// PSYNC was sent on the connection of this number.
-    Asked { number: u64 },
-    Up { number: u64 },
+    Asked {
+        number: u64,
+    },
+    Up {
+        number: u64,
+    },
 }
 
 type Command = (u32, Vec<Vec<u8>>);
@@ -137,11 +143,11 @@ impl Replica {
                     on.dataset.apply(db, &words.iter().map(Vec::as_slice).collect::<Vec<_>>());
                 }
             }
-            b"SELECT" => self.db = std::str::from_utf8(words[1]).expect("digits").parse().expect("a database"),
+            b"SELECT" => {
+                self.db = std::str::from_utf8(words[1]).expect("digits").parse().expect("a database")
+            }
             _ => match &mut self.open {
-                Some(open) => {
-                    open.commands.push((self.db, words.iter().map(|word| word.to_vec()).collect()))
-                }
+                Some(open) => open.commands.push((self.db, words.iter().map(|word| word.to_vec()).collect())),
                 None => {
                     on.dataset.apply(self.db, words);
                 }

@@ -46,6 +46,11 @@ impl Server {
     /// At start a server without an RDB has no history to go on with.
     fn promote(&mut self, epoch: Epoch, turn: &mut Turn) {
         let Role::Replica(_) = &self.role else { panic!("a master is promoted") };
+        if std::mem::take(&mut self.refuse_promotion) {
+            coverage::mark("promotion refused");
+            let reason = "simulated".to_string();
+            return turn.bridge.tell_raft(ToRaft::PromotionFailed { epoch, reason });
+        }
         self.role = Role::Master;
         self.has_history = true;
         if turn.links.open_feed().is_some() {

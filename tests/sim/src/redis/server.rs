@@ -22,10 +22,19 @@ const LEADER_WAIT_US: u64 = 1_000_000;
 /// What leaves the server.
 #[derive(Debug)]
 pub enum Delivery {
-    Reply { connection: u64, number: u64, reply: Reply },
+    Reply {
+        connection: u64,
+        number: u64,
+        reply: Reply,
+    },
     /// Without a byte of what was not delivered before.
-    Closed { connection: u64 },
-    Answer { ticket: Ticket, answer: Answer },
+    Closed {
+        connection: u64,
+    },
+    Answer {
+        ticket: Ticket,
+        answer: Answer,
+    },
 }
 
 /// What a turn has brought.
@@ -75,6 +84,8 @@ pub struct Server {
     pub(super) connections: BTreeMap<u64, Connection>,
     /// REPLICAOF is due at this time: the server was loading.
     pub(super) follow_at_us: Option<u64>,
+    /// The next REPLICAOF NO ONE fails.
+    pub refuse_promotion: bool,
     feed_token: Vec<u8>,
     acknowledge_at_us: u64,
     expire_at_us: u64,
@@ -102,6 +113,7 @@ impl Server {
             has_history,
             connections: BTreeMap::new(),
             follow_at_us: None,
+            refuse_promotion: false,
             feed_token,
             acknowledge_at_us: now_us,
             expire_at_us: now_us,
@@ -142,6 +154,15 @@ impl Server {
 
     pub fn position(&self) -> (String, u64) {
         (self.stream.replid.clone(), self.stream.offset)
+    }
+
+    /// Some client can be served now.
+    pub fn has_work(&self) -> bool {
+        let can = |(id, connection): (&u64, &Connection)| {
+            let idle = connection.waiting.is_none() && !self.gate.holds(*id);
+            idle && (!connection.inbox.is_empty() || connection.closed)
+        };
+        self.connections.iter().any(can)
     }
 
     /// One turn of the event loop.
@@ -211,7 +232,8 @@ impl Server {
                 }
             }
         }
-        let expired: Vec<u64> = self.connections.iter().filter(|(_, c)| over(c, turn.now_us)).map(|(id, _)| *id).collect();
+        let expired: Vec<u64> =
+            self.connections.iter().filter(|(_, c)| over(c, turn.now_us)).map(|(id, _)| *id).collect();
         for id in expired {
             let connection = self.connections.get_mut(&id).expect("listed above");
             let (request, _) = connection.waiting.take().expect("listed above");
@@ -298,13 +320,18 @@ impl Server {
                 continue;
             }
             let replies = connection.outbox.drain(..);
-            turn.outcome
-                .deliveries
-                .extend(replies.map(|(number, reply)| Delivery::Reply { connection: *id, number, reply }));
+            turn.outcome.deliveries.extend(replies.map(|(number, reply)| Delivery::Reply {
+                connection: *id,
+                number,
+                reply,
+            }));
         }
         let gate = &self.gate;
         self.connections.retain(|id, connection| {
-            !connection.closed || gate.holds(*id) || !connection.inbox.is_empty() || connection.waiting.is_some()
+            !connection.closed
+                || gate.holds(*id)
+                || !connection.inbox.is_empty()
+                || connection.waiting.is_some()
         });
     }
 

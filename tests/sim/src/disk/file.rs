@@ -1,0 +1,112 @@
+//! An open file.
+
+use super::{Failure, Operation, SimDisk};
+use redisraft::log::disk::{DiskFile, Map};
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+pub(super) struct SimFile {
+    pub disk: SimDisk,
+    pub content: usize,
+    pub writable: bool,
+}
+
+fn no_space() -> io::Error {
+    io::ErrorKind::StorageFull.into()
+}
+
+impl DiskFile for SimFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(self.writable, "a file that was opened for reading is written");
+        let state = &mut *self.disk.state();
+        if let Err(error) = state.fails(Failure::Write) {
+            let written = state.random.index(bytes.len() + 1);
+            let bytes = bytes[..written].to_vec();
+            state.journal.push(Operation::Write { content: self.content, offset, bytes });
+            return Err(error);
+        }
+        let content = &mut state.contents[self.content];
+        if state.full && offset + bytes.len() as u64 > content.live.len() as u64 {
+            return Err(no_space());
+        }
+        content.write_live(offset, bytes);
+        state.journal.push(Operation::Write { content: self.content, offset, bytes: bytes.to_vec() });
+        Ok(())
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let state = self.disk.state();
+        let live = &state.contents[self.content].live;
+        let found = live.get(offset as usize..offset as usize + bytes.len());
+        bytes.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
+        Ok(())
+    }
+
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        let state = &mut *self.disk.state();
+        if state.full {
+            return Err(no_space());
+        }
+        state.contents[self.content].extend_live(length);
+        state.journal.push(Operation::Extend { content: self.content, length });
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let state = &mut *self.disk.state();
+        let content = self.content;
+        let result = state.fails(Failure::Sync);
+        state.journal.push(match result {
+            Ok(()) => Operation::Sync { content },
+            Err(_) => Operation::FailedSync { content },
+        });
+        result
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.disk.state().contents[self.content].live.len() as u64)
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        let length = self.length()? as usize;
+        Ok(Arc::new(View { disk: self.disk.clone(), content: self.content, length, newest: OnceLock::new() }))
+    }
+}
+
+/// A mapping: whoever looks sees the file as it is then. Each look after a change adds a copy, which lives as long as
+/// the mapping, so that no reference ever dangles.
+struct View {
+    disk: SimDisk,
+    content: usize,
+    length: usize,
+    newest: OnceLock<Box<Version>>,
+}
+
+struct Version {
+    number: u64,
+    bytes: Vec<u8>,
+    next: OnceLock<Box<Version>>,
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        let state = self.disk.state();
+        let content = &state.contents[self.content];
+        let mut place = &self.newest;
+        while let Some(version) = place.get() {
+            if version.number == content.version {
+                return &version.bytes;
+            }
+            place = &version.next;
+        }
+        let mut bytes = content.live.clone();
+        bytes.resize(self.length, 0);
+        &place
+            .get_or_init(|| Box::new(Version { number: content.version, bytes, next: OnceLock::new() }))
+            .bytes
+    }
+}
