@@ -22,8 +22,18 @@ pub const LOG_SEGMENT_MAX_BYTES: u64 = 1 << 30;
 /// One sync of the log covers at most about this many payload bytes, so that the first of a queue need not wait
 /// for the last.
 pub const LOG_BATCH_BYTES: usize = 16 << 20;
+/// Bytes that the log gathers before it writes them: what fits is one write and one sync.
+pub const LOG_WRITE_BUFFER_BYTES: usize = 1 << 20;
+/// Segments that are kept ready ahead of the one being written.
+pub const LOG_SEGMENTS_AHEAD: u32 = 2;
+/// Purged segments kept for another life.
+pub const LOG_FREE_SEGMENTS: usize = 2;
 /// Recent entries of the log kept in memory after they are on the disk, in bytes.
 pub const LOG_CACHE_BYTES: u64 = 16 << 20;
+
+/// Lost entries that are asked for at once, and their bytes; a single one may exceed them.
+pub const HEAL_WINDOW_ENTRIES: usize = 16;
+pub const HEAL_WINDOW_BYTES: u64 = 2 << 20;
 
 // Links (src/link) and RESP (src/resp).
 

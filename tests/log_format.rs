@@ -1,15 +1,17 @@
 //! Parsing of records, headers, index lines and META: what was encoded comes back, anything else is refused.
 
 use proptest::prelude::*;
-use redisraft::log::index_file::{self, IndexEntry};
+use redisraft::log::index_file::{self, Comparison, Frame, FrameBuilder, IndexEntry};
 use redisraft::log::meta::{self, Meta, META_BYTES};
 use redisraft::log::record::*;
-use redisraft::log::scan::{durable_by_marks, end_of_data, Scanner, Sequence, Step};
+use redisraft::log::scan::{durable_by_flags, end_of_data, end_of_own_records, Scanner, Sequence, Step};
 use redisraft::log::segment::*;
 use redisraft::log::HardState;
 
+const PLACE: Place = Place { salt: 1, offset: 0 };
+
 fn record_type() -> impl Strategy<Value = RecordType> {
-    (1u8..=6).prop_map(|value| RecordType::from_u8(value).expect("a type"))
+    (1u8..=7).prop_map(|value| RecordType::from_u8(value).expect("a type"))
 }
 
 fn owner() -> Owner {
@@ -17,7 +19,7 @@ fn owner() -> Owner {
 }
 
 fn encode(
-    salt: u32,
+    (salt, offset): (u32, u64),
     record_type: RecordType,
     position: (u64, u64),
     payload: &[u8],
@@ -25,7 +27,9 @@ fn encode(
 ) -> Vec<u8> {
     let length = payload.len() as u32;
     let sum = (length, crc32fast::hash(payload));
-    let mut bytes = RecordHeader::sealed(salt, record_type, position, sum, prev_crc).encode().to_vec();
+    let place = Place { salt, offset };
+    let header = RecordHeader::sealed(place, (record_type, 0), position, sum, prev_crc);
+    let mut bytes = header.encode().to_vec();
     bytes.extend_from_slice(payload);
     bytes.resize(record_bytes(length) as usize, 0);
     bytes
@@ -42,6 +46,7 @@ fn block_meta() -> Meta {
         first_sequence: 2,
         floor_sequence: 3,
         floor_offset: 4096,
+        distrusted: true,
     }
 }
 
@@ -49,11 +54,11 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_record_comes_back_and_only_with_its_salt_and_its_predecessor(
+    fn a_record_comes_back_and_only_with_its_salt_its_place_and_its_predecessor(
         record_type in record_type(), index: u64, term: u64, salt: u32, prev_crc: u32,
         payload in prop::collection::vec(any::<u8>(), 0..300), other in 1u32..,
     ) {
-        let bytes = encode(salt, record_type, (index, term), &payload, prev_crc);
+        let bytes = encode((salt, 0), record_type, (index, term), &payload, prev_crc);
         let mut scanner = Scanner::new(salt, 0, prev_crc);
         match scanner.next(&bytes) {
             Step::Record(record) => {
@@ -65,6 +70,10 @@ proptest! {
             }
             step => prop_assert!(false, "{:?}", step),
         }
+        let mut elsewhere = vec![0; 8];
+        elsewhere.extend_from_slice(&bytes);
+        let refused = matches!(Scanner::new(salt, 8, prev_crc).next(&elsewhere), Step::Invalid { .. });
+        prop_assert!(refused, "a record counts only where it was written");
         for mut scanner in [Scanner::new(salt ^ other, 0, prev_crc), Scanner::new(salt, 0, prev_crc ^ other)] {
             let refused = matches!(scanner.next(&bytes), Step::Invalid { .. });
             prop_assert!(refused);
@@ -76,7 +85,7 @@ proptest! {
     fn a_record_with_any_bit_changed_is_refused(
         payload in prop::collection::vec(any::<u8>(), 0..60), position: prop::sample::Index, bit in 0u8..8,
     ) {
-        let mut bytes = encode(77, RecordType::Normal, (5, 2), &payload, 11);
+        let mut bytes = encode((77, 0), RecordType::Normal, (5, 2), &payload, 11);
         let position = position.index(bytes.len());
         bytes[position] ^= 1 << bit;
         let refused = matches!(Scanner::new(77, 0, 11).next(&bytes), Step::Invalid { .. });
@@ -86,11 +95,13 @@ proptest! {
     #[test]
     fn garbage_is_never_a_record_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), offset in 0u64..700) {
         prop_assert!(!matches!(Scanner::new(1, offset, 2).next(&bytes), Step::Record(_)));
-        prop_assert_eq!(durable_by_marks(&bytes, 1, offset), 0);
+        prop_assert_eq!(durable_by_flags(&bytes, 1, offset), 0);
+        prop_assert_eq!(end_of_own_records(&bytes, 1, offset), offset);
         let end = end_of_data(&bytes, offset.min(bytes.len() as u64)) as usize;
         prop_assert!(bytes[end..].iter().all(|byte| *byte == 0));
         prop_assert!(index_file::decode_header(&bytes).is_none());
-        prop_assert!(IndexEntry::decode(1, &bytes).is_none());
+        prop_assert!(Frame::decode(1, &bytes).is_none());
+        prop_assert_eq!(index_file::entries(&bytes, 1).count(), 0);
         let mut block = [0; SEGMENT_HEADER_BYTES];
         block[..bytes.len()].copy_from_slice(&bytes);
         prop_assert!(!matches!(SegmentHeader::decode(&block), HeaderState::Valid(_)));
@@ -98,18 +109,46 @@ proptest! {
     }
 
     #[test]
-    fn an_index_line_comes_back(
-        record_type in record_type(), index: u64, term: u64, place in 0u32..1 << 29, length: u32, record_crc: u32, salt: u32,
+    fn an_index_comes_back_and_what_is_behind_a_damaged_frame_too(
+        records in prop::collection::vec((record_type(), 0u64..3, 0u64..3, 0u32..40, prop::bool::ANY), 1..60),
+        salt: u32, damaged: prop::sample::Index,
     ) {
-        let line = IndexEntry { record_type, index, term, offset: place * 8, length, record_crc };
-        let bytes = line.encode(salt);
-        prop_assert_eq!(IndexEntry::decode(salt, &bytes), Some(line));
-        prop_assert_eq!(IndexEntry::decode(salt ^ 1, &bytes), None);
+        let mut builder = FrameBuilder::new(salt);
+        let mut index = index_file::encode_header(salt, 9).to_vec();
+        let mut entries: Vec<IndexEntry> = Vec::new();
+        for (record_type, skip, term, length, gap) in records {
+            let record_type = if record_type.is_indexed() { record_type } else { RecordType::Normal };
+            let last = entries.last();
+            let number = last.map_or(1, |last| last.index + 1 + skip / 2);
+            let offset = last.map_or(4096, |last| last.end() as u32 + if gap { 48 } else { 0 });
+            // Half of the lengths are equal, so that there are frames of both kinds.
+            let length = if length < 20 { 8 } else { length };
+            entries.push(IndexEntry { record_type, index: number, term, offset, length, record_crc: number as u32 ^ salt });
+            builder.push(entries[entries.len() - 1]);
+            if skip == 2 {
+                index.extend_from_slice(&builder.take());
+            }
+        }
+        index.extend_from_slice(&builder.take());
+        prop_assert_eq!(index_file::decode_header(&index), Some((salt, 9)));
+        prop_assert_eq!(index_file::entries(&index, salt).collect::<Vec<_>>(), entries.clone());
+        prop_assert_eq!(index_file::entries(&index, salt ^ 1).count(), 0);
+        let mut comparison = Comparison::of(&index, salt, 9);
+        prop_assert!(entries.iter().all(|entry| comparison.take(entry).is_ok()));
+        prop_assert!(comparison.is_exact());
+
+        let damaged = index_file::INDEX_HEADER_BYTES + damaged.index(index.len() - index_file::INDEX_HEADER_BYTES);
+        index[damaged] ^= 0x20;
+        let left: Vec<_> = index_file::entries(&index, salt).collect();
+        prop_assert!(left.len() < entries.len() && left.iter().all(|entry| entries.contains(entry)));
+        let mut comparison = Comparison::of(&index, salt, 9);
+        prop_assert!(entries.iter().all(|entry| comparison.take(entry).is_ok()));
+        prop_assert!(!comparison.is_exact());
     }
 
     #[test]
-    fn a_segment_header_comes_back(salt: u32, sequence: u32, next_index: u64, prev_term: u64, prev_crc: u32, capacity: u64, at in 0usize..4096) {
-        let header = SegmentHeader { salt, sequence, next_index, prev_term, prev_crc, capacity, owner: owner() };
+    fn a_segment_header_comes_back(salt: u32, recycled: bool, sequence: u32, next_index: u64, prev_term: u64, prev_crc: u32, capacity: u64, at in 0usize..4096) {
+        let header = SegmentHeader { salt, sequence, next_index, prev_term, prev_crc, recycled, capacity, owner: owner() };
         let mut bytes = header.encode();
         prop_assert_eq!(SegmentHeader::decode(&bytes), HeaderState::Valid(header));
         bytes[at] ^= 4;
@@ -154,6 +193,7 @@ fn a_newer_version_is_refused_as_such() {
         next_index: 1,
         prev_term: 0,
         prev_crc: 0,
+        recycled: false,
         capacity: 8192,
         owner: owner(),
     };
@@ -163,11 +203,11 @@ fn a_newer_version_is_refused_as_such() {
     let mut bytes = block_meta().encode();
     newer(&mut bytes);
     assert!(matches!(Meta::decode(&bytes), meta::CopyState::Newer { version: 2 }));
-    let mut header = RecordHeader::sealed(1, RecordType::Normal, (1, 1), (0, 0), 0);
-    for (record_type, flags) in [(9, 0), (1, 1)] {
+    let mut header = RecordHeader::sealed(PLACE, (RecordType::Normal, 0), (1, 1), (0, 0), 0);
+    for (record_type, flags) in [(9, 0), (1, 2), (1, 3)] {
         header.record_type = record_type;
         header.flags = flags;
-        header.crc = header.expected_crc(1, 0);
+        header.crc = header.expected_crc(PLACE, 0);
         assert!(matches!(Scanner::new(1, 0, 0).next(&header.encode()), Step::Newer { .. }));
     }
 }
@@ -175,7 +215,8 @@ fn a_newer_version_is_refused_as_such() {
 #[test]
 fn records_out_of_order_are_refused() {
     let apply = |sequence: &mut Sequence, record_type, index, term| {
-        let bytes = encode(1, record_type, (index, term), &[], 0);
+        let payload: &[u8] = if record_type == RecordType::Mark { &[0; MARK_PAYLOAD_BYTES] } else { &[] };
+        let bytes = encode((1, 0), record_type, (index, term), payload, 0);
         let Step::Record(record) = Scanner::new(1, 0, 0).next(&bytes) else { panic!("a record") };
         sequence.apply(&record).is_ok()
     };
@@ -184,11 +225,40 @@ fn records_out_of_order_are_refused() {
     assert!(!apply(&mut sequence, RecordType::Normal, 11, 2), "a term that falls");
     assert!(apply(&mut sequence, RecordType::Normal, 11, 3));
     assert!(apply(&mut sequence, RecordType::NoOp, 12, 5));
-    assert!(!apply(&mut sequence, RecordType::Truncate, 10, 0), "before the log");
+    assert!(!apply(&mut sequence, RecordType::Truncate, 0, 0), "before the log");
     assert!(!apply(&mut sequence, RecordType::Truncate, 14, 0), "behind the log");
     assert!(!apply(&mut sequence, RecordType::Seal, 11, 5), "a seal elsewhere");
+    assert!(!apply(&mut sequence, RecordType::Mark, 12, 4), "a mark elsewhere");
+    assert!(!apply(&mut sequence, RecordType::Copy, 12, 5), "a copy of what is no membership");
     assert!(apply(&mut sequence, RecordType::Truncate, 12, 0));
     assert_eq!((sequence.last_index(), sequence.last_term()), (11, 3));
-    assert!(apply(&mut sequence, RecordType::Normal, 12, 4));
+    assert!(apply(&mut sequence, RecordType::Membership, 12, 4));
+    assert!(apply(&mut sequence, RecordType::Copy, 12, 4));
+    assert!(!apply(&mut sequence.clone(), RecordType::Copy, 12, 4), "one copy is enough");
+    assert!(apply(&mut sequence, RecordType::Mark, 12, 4));
     assert!(apply(&mut sequence, RecordType::Seal, 12, 4));
+}
+
+#[test]
+fn entries_before_the_base_of_a_purged_log_are_read_and_must_reach_it() {
+    let apply = |sequence: &mut Sequence, record_type, index, term| {
+        let bytes = encode((1, 0), record_type, (index, term), &[], 0);
+        let Step::Record(record) = Scanner::new(1, 0, 0).next(&bytes) else { panic!("a record") };
+        sequence.apply(&record).expect("in order");
+    };
+    let mut sequence = Sequence::new(10, 3);
+    sequence.start_behind(7, 2);
+    apply(&mut sequence, RecordType::Normal, 8, 2);
+    // Drops entry 6 too, whose segment is gone: nobody knows the term of entry 5 any more.
+    apply(&mut sequence, RecordType::Truncate, 6, 0);
+    assert_eq!((sequence.last_index(), sequence.known_last_term(), sequence.first_index()), (5, None, 11));
+    for index in 6..=9 {
+        apply(&mut sequence, RecordType::Normal, index, 3);
+        assert!(sequence.check_base().is_err(), "ends at {index}");
+    }
+    apply(&mut sequence, RecordType::Normal, 10, 3);
+    sequence.check_base().expect("reached");
+    apply(&mut sequence, RecordType::Truncate, 10, 0);
+    apply(&mut sequence, RecordType::Normal, 10, 4);
+    assert!(sequence.check_base().is_err(), "another entry than META says");
 }

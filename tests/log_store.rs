@@ -82,7 +82,7 @@ fn segments_roll_and_chain() {
 fn an_entry_larger_than_a_segment_gets_its_own() {
     let directory = tempfile::tempdir().expect("tempdir");
     let mut harness = Harness::create(directory.path());
-    for bytes in [10, 5 << 20, 10, SEGMENT_BYTES as usize, SEGMENT_BYTES as usize - 4096 - 112, 10] {
+    for bytes in [10, 5 << 20, 10, SEGMENT_BYTES as usize, SEGMENT_BYTES as usize - 4096 - 104, 10] {
         harness.append(1, 1, bytes).expect("append");
     }
     let before = contents(&harness.log);
@@ -156,7 +156,7 @@ fn a_log_is_not_created_over_another_and_not_opened_from_nothing() {
     std::fs::remove_file(directory.path().join("META")).expect("remove");
     assert!(matches!(create(directory.path()), Err(LogError::MetaMissing { .. })));
     let path = directory.path().join("other");
-    let small = Options { segment_bytes: 100, fsync: true };
+    let small = Options { segment_bytes: 100, ..Options::default() };
     let refused = Log::create(&path, identity(), small, Box::new(|| ()));
     assert!(matches!(refused, Err(LogError::InvalidSegmentSize { .. })));
 }
@@ -196,8 +196,8 @@ fn damage_that_comes_while_the_log_is_open_is_found_when_read() {
     assert_eq!(contents(&harness.log).len(), 3);
     let path = directory.path().join("0000000001.log");
     let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
-    // The mark takes 48 bytes, a record 136: a payload byte of entry 2, then the term of entry 3.
-    for (index, offset) in [(2, 4096 + 48 + 136 + 50), (3, 4096 + 48 + 2 * 136 + 16)] {
+    // The mark takes 40 bytes, a record 136: a payload byte of entry 2, then the term of entry 3.
+    for (index, offset) in [(2, 4096 + 40 + 136 + 50), (3, 4096 + 40 + 2 * 136 + 16)] {
         file.write_all_at(&[0xee], offset).expect("write");
         let error = harness.log.read(index).expect_err("damaged");
         assert!(

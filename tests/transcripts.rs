@@ -15,6 +15,8 @@
 //! members 1 1,2,3 4    propose voters and learners          unreachable 2 1    2 hears that 1's process is gone
 //! transfer 1 2         hand over to 2 (or to anybody)       reachable 2 1      and that it is back
 //! status               one line per node                    log 1              the terms of its log
+//! damage 1 3,5         payloads that 1 cannot read          mend 1             it can read all again
+//! truncate 1 5         cuts 5 and all after it off the log of 1, which is down and knows that afterwards
 //! quiet <command>      shows changes of role, commits, reads and refusals only
 //! ```
 
@@ -38,6 +40,9 @@ struct Node {
     writes: VecDeque<Write>,
     held: bool,
     membership: Membership,
+    holes: Vec<Index>,
+    distrusted: bool,
+    starts: u64,
 }
 
 #[derive(Default)]
@@ -100,18 +105,23 @@ fn body(body: &Body) -> String {
             format!("Refused {prev}, conflict {}, last {last} round {round}", position(*conflict))
         }
         Body::TimeoutNow => "TimeoutNow".into(),
+        Body::Forgot { nonce } => format!("Forgot, nonce {nonce}"),
+        Body::Remember { nonce, through } => format!("Remember, nonce {nonce}, through {through}"),
     }
 }
 
 impl Node {
     fn start(&mut self, now_us: u64) {
         let settings = self.settings.clone().expect("settings");
+        self.starts += 1;
         let restored = Restored {
             term: self.term,
             vote: self.vote,
             base: Position::default(),
             membership: self.membership.clone(),
             entries: self.entries.clone(),
+            holes: self.holes.clone(),
+            distrusted: self.distrusted.then_some(self.starts),
         };
         self.raft = Some(Raft::new(settings, restored, now_us));
     }
@@ -122,7 +132,9 @@ impl Node {
         }
         if let Some(from) = write.truncate_from {
             self.entries.truncate(from as usize - 1);
+            self.holes.retain(|hole| *hole < from);
         }
+        self.distrusted &= !write.regain_trust;
         self.entries.extend(write.append.into_iter().flat_map(|append| append.entries));
     }
 }
@@ -157,9 +169,23 @@ impl Story {
         }
     }
 
+    /// What the driver does with a message that needs payloads it cannot read.
+    fn cut_before_holes(&self, id: NodeId, message: &mut Message) -> bool {
+        let Body::Append { prev, entries, .. } = &mut message.body else { return true };
+        let holes = &self.nodes[&id].holes;
+        let intact =
+            (prev.index + 1..).take(entries.len()).take_while(|index| !holes.contains(index)).count();
+        let whole = intact == entries.len();
+        entries.truncate(intact);
+        whole || intact > 0
+    }
+
     fn carry_out(&mut self, id: NodeId, output: Output) {
         match output {
-            Output::Send { to, message } => {
+            Output::Send { to, mut message } => {
+                if !self.cut_before_holes(id, &mut message) {
+                    return self.say(false, format!("{id} cannot read what {to} needs"));
+                }
                 let lost = if self.cut.contains(&(id, to)) { "  (lost)" } else { "" };
                 self.say(false, format!("{id} -> {to} term {}: {}{lost}", message.term, body(&message.body)));
                 if lost.is_empty() {
@@ -175,6 +201,9 @@ impl Story {
                 parts.extend(
                     write.append.as_ref().map(|a| format!("append {}", entries(a.first, &a.entries))),
                 );
+                if write.regain_trust {
+                    parts.push("that it is trusted".into());
+                }
                 self.say(false, format!("{id} writes {}", parts.join(", ")));
                 self.nodes.get_mut(&id).expect("a node").writes.push_back(write);
             }
@@ -264,14 +293,15 @@ impl Story {
         let line = |(id, node): (&NodeId, &Node)| match &node.raft {
             None => format!("{id}: down"),
             Some(raft) => format!(
-                "{id}: {:?} term {} vote {} leader {} last {} durable {} commit {}",
+                "{id}: {:?} term {} vote {} leader {} last {} durable {} commit {}{}",
                 raft.role(),
                 raft.term(),
                 raft.vote().unwrap_or(0),
                 raft.leader().unwrap_or(0),
                 position(raft.last()),
                 raft.durable(),
-                raft.commit()
+                raft.commit(),
+                if raft.is_trusted() { "" } else { " distrusted" }
             ),
         };
         let lines: Vec<String> = self.nodes.iter().map(line).collect();
@@ -283,6 +313,19 @@ impl Story {
         let terms: Vec<String> =
             (1..=raft.last().index).map(|at| raft.term_at(at).unwrap_or(0).to_string()).collect();
         self.say(true, format!("{id}: terms {}", terms.join(" ")));
+    }
+
+    /// The payloads that `id` cannot read are those of `holes` from now on.
+    fn impair(&mut self, id: NodeId, holes: Vec<Index>) {
+        self.nodes.get_mut(&id).expect("a node").holes.clone_from(&holes);
+        self.step(id, Input::Impaired { holes });
+    }
+
+    fn truncate(&mut self, id: NodeId, from: Index) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        assert!(node.raft.is_none(), "node {id} is running");
+        node.entries.truncate(from as usize - 1);
+        node.distrusted = true;
     }
 
     fn command(&mut self, line: &str) {
@@ -332,6 +375,9 @@ impl Story {
             "reachable" => self.step(ids[0], Input::PeerReachable { peer: ids[1] }),
             "crash" => self.crash(ids[0]),
             "start" => self.nodes.get_mut(&ids[0]).expect("a node").start(self.now_us),
+            "damage" => self.impair(ids[0], set(words[2]).into_iter().collect()),
+            "mend" => self.impair(ids[0], Vec::new()),
+            "truncate" => self.truncate(ids[0], ids[1]),
             "status" => self.status(),
             "log" => self.log(ids[0]),
             other => panic!("no command {other:?}"),

@@ -1,193 +1,270 @@
-//! `dump`: entries as a restart would load them, or every record as it stands in the files.
+//! `dump`: entries as a start would load them, or every record as it stands in the files.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use redisraft::log::record::{Mark, RecordType};
+use crate::cli::{DumpArguments, DumpFormat};
+use crate::effects::Walk;
+use crate::failure::{Failure, CLEAN};
+use crate::follow;
+use crate::object::{RecordObject, SCHEMA};
+use crate::resp_stream::RespStream;
+use crate::select::{Filter, TypeName};
+use crate::source::{EntryState, Item, Source};
+use crate::text::{self, Output};
+use redisraft::log::record::{padding_bytes, Mark, RecordType, BATCH_START};
 use redisraft::log::scan::Record;
-use redisraft::log::{LogError, ReadRecord, Reader, Torn};
-use serde_json::{json, Value};
 
-use crate::{effects, DumpArguments, Failure, JSON_SCHEMA};
-
-pub fn run(arguments: &DumpArguments, output: &mut dyn Write) -> Result<u8, Failure> {
-    let reader = Reader::open(&arguments.directory)?;
-    let outline = Outline::of(&reader)?;
-    let from = match arguments.last {
-        Some(last) => outline.last_index.saturating_add(1).saturating_sub(last),
-        None => arguments.from.unwrap_or(0),
-    };
-    let wanted = from..=arguments.to.unwrap_or(u64::MAX);
-    let mut ordinal = 0;
-    let mut failure = None;
-    let scan = reader.scan(&mut |read| {
-        let superseded = outline.is_superseded(ordinal, read.record.header.index);
-        ordinal += 1;
-        let is_entry = read.record.record_type.entry_kind().is_some();
-        if !wanted.contains(&read.record.header.index) || !arguments.headers && (!is_entry || superseded) {
-            return ControlFlow::Continue(());
-        }
-        match print(arguments, &read, is_entry && superseded, output) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        }
+pub fn run(arguments: &DumpArguments, output: &mut Output) -> Result<u8, Failure> {
+    check(arguments)?;
+    let mut source = Source::open(&arguments.directory, true)?;
+    let filter = filter(arguments, &mut source)?;
+    let mut printer = Printer::new(arguments, filter);
+    printer.begin(&source, output)?;
+    let read = source.read("printing", &mut |item| {
+        printer.print(&item, output)?;
+        Ok(ControlFlow::Continue(()))
     });
-    if let Some(error) = failure {
-        return Err(Failure::Output(error));
-    }
+    printer.end(&source, read.is_ok(), output)?;
     output.flush()?;
-    if let Some(Torn { file, offset, bytes, .. }) = scan?.torn {
-        let file = file.display();
-        eprintln!(
-            "raftlog-tool: {file} ends in {bytes} bytes at offset {offset} that belong to no complete batch"
-        );
+    read?;
+    if arguments.follow {
+        follow::run(source, &mut printer, output)?;
+    } else {
+        source.note_torn();
     }
-    Ok(0)
+    Ok(CLEAN)
 }
 
-/// What must be known of the whole log before its first entry is printed.
-struct Outline {
-    last_index: u64,
-    /// (ordinal of the record, smallest index that it or a later truncation drops), by ordinal.
-    truncations: Vec<(u64, u64)>,
-}
-
-impl Outline {
-    fn of(reader: &Reader) -> Result<Outline, LogError> {
-        let mut outline = Outline { last_index: 0, truncations: Vec::new() };
-        let mut ordinal = 0;
-        let scan = reader.scan(&mut |read| {
-            let index = read.record.header.index;
-            match read.record.record_type {
-                RecordType::Truncate => {
-                    outline.truncations.push((ordinal, index));
-                    outline.last_index = index - 1;
-                }
-                RecordType::Mark | RecordType::Seal => {}
-                RecordType::Normal | RecordType::NoOp | RecordType::Membership => outline.last_index = index,
-            }
-            ordinal += 1;
-            ControlFlow::Continue(())
-        });
-        match scan {
-            // Damage is told where it stands: behind all that can be printed.
-            Ok(_)
-            | Err(LogError::Corrupt { .. } | LogError::Foreign { .. } | LogError::NewerFormat { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let mut smallest = u64::MAX;
-        for truncation in outline.truncations.iter_mut().rev() {
-            smallest = smallest.min(truncation.1);
-            truncation.1 = smallest;
-        }
-        Ok(outline)
+fn check(arguments: &DumpArguments) -> Result<(), Failure> {
+    let refuse = |text: &str| Err(Failure::Usage(text.to_string()));
+    if arguments.follow && arguments.format == DumpFormat::Json {
+        return refuse("--follow never ends, and a JSON document must: use --format jsonl");
     }
-
-    /// Whether a later truncation drops the entry.
-    fn is_superseded(&self, ordinal: u64, index: u64) -> bool {
-        let later = self.truncations.partition_point(|truncation| truncation.0 <= ordinal);
-        self.truncations.get(later).is_some_and(|truncation| truncation.1 <= index)
+    if arguments.headers && arguments.format == DumpFormat::Resp {
+        return refuse("--headers shows records, and RESP has none: leave one of them out");
     }
-}
-
-fn print(
-    arguments: &DumpArguments,
-    read: &ReadRecord,
-    superseded: bool,
-    output: &mut dyn Write,
-) -> std::io::Result<()> {
-    if arguments.json {
-        return writeln!(output, "{}", json_of(read, superseded, !arguments.headers));
+    if arguments.follow && arguments.selection.to.is_some() {
+        return refuse("--follow never ends, and --to does: leave one of them out");
     }
-    if arguments.headers {
-        return writeln!(output, "{}", header_line(read, superseded));
-    }
-    let Record { record_type, header, payload, .. } = read.record;
-    let name = type_name(record_type);
-    writeln!(output, "{} term {} {name} {} bytes", header.index, header.term, header.length)?;
-    // Effects are commands, and so are the members: `MEMBER <id> voter|learner <address> <peer address>`.
-    let (commands, rest) = effects::parse(payload);
-    for command in commands {
-        writeln!(output, "    {}", effects::command_line(&command))?;
-    }
-    if !rest.is_empty() {
-        writeln!(output, "    (no command) {}", effects::quote(rest))?;
+    let of_entries = |name: &TypeName| {
+        matches!(name, TypeName::Normal | TypeName::NoOp | TypeName::Membership) || arguments.headers
+    };
+    if !arguments.selection.types.iter().all(of_entries) {
+        return refuse("records of that type are no entries: add --headers to see them");
     }
     Ok(())
 }
 
-fn type_name(record_type: RecordType) -> &'static str {
-    match record_type {
-        RecordType::Normal => "normal",
-        RecordType::NoOp => "no-op",
-        RecordType::Membership => "membership",
-        RecordType::Truncate => "truncate",
-        RecordType::Mark => "mark",
-        RecordType::Seal => "seal",
+/// The choice. `--last` counts what is chosen by all else.
+fn filter(arguments: &DumpArguments, source: &mut Source) -> Result<Counted, Failure> {
+    let mut filter = Filter::new(&arguments.selection, arguments.key.as_deref(), arguments.headers);
+    let mut skip = 0;
+    if let Some(last) = arguments.last {
+        if !filter.looks_inside() && arguments.selection.to.is_none() && !arguments.headers {
+            filter.only_last(last, &source.outline);
+        } else {
+            let mut count = 0u64;
+            let counting = source.read("counting", &mut |item| {
+                count += u64::from(filter.takes(&item));
+                Ok(ControlFlow::Continue(()))
+            });
+            // Damage is told behind what can be printed.
+            if !matches!(counting, Ok(()) | Err(Failure::Log(_))) {
+                counting?;
+            }
+            skip = count.saturating_sub(last);
+        }
+    }
+    Ok(Counted { filter, skip })
+}
+
+/// A choice of which the first `skip` are left out.
+struct Counted {
+    filter: Filter,
+    skip: u64,
+}
+
+/// Prints the records that are chosen.
+pub struct Printer {
+    chosen: Counted,
+    format: DumpFormat,
+    headers: bool,
+    values: bool,
+    printed: u64,
+    resp: RespStream,
+}
+
+impl Printer {
+    fn new(arguments: &DumpArguments, chosen: Counted) -> Printer {
+        let DumpArguments { format, headers, values, .. } = *arguments;
+        Printer { chosen, format, headers, values, printed: 0, resp: RespStream::default() }
+    }
+
+    fn begin(&mut self, source: &Source, output: &mut Output) -> io::Result<()> {
+        if self.format != DumpFormat::Json {
+            return Ok(());
+        }
+        let directory = serde_json::to_string(&source.directory.to_string_lossy())?;
+        write!(output, "{{\"schema\":{SCHEMA},\"type\":\"dump\",\"directory\":{directory},\"records\":[")
+    }
+
+    fn end(&mut self, source: &Source, complete: bool, output: &mut Output) -> io::Result<()> {
+        match self.format {
+            DumpFormat::Json => {
+                let torn = source.outline.torn.is_some();
+                writeln!(output, "\n],\"complete\":{complete},\"torn\":{torn}}}")
+            }
+            DumpFormat::Resp => self.resp.end(output),
+            DumpFormat::Text | DumpFormat::Jsonl | DumpFormat::Hex => Ok(()),
+        }
+    }
+
+    pub fn print(&mut self, item: &Item, output: &mut Output) -> io::Result<()> {
+        if !self.chosen.filter.takes(item) {
+            return Ok(());
+        }
+        if self.chosen.skip > 0 {
+            self.chosen.skip -= 1;
+            return Ok(());
+        }
+        self.printed += 1;
+        match self.format {
+            DumpFormat::Json | DumpFormat::Jsonl => {
+                if self.format == DumpFormat::Json {
+                    output.write_all(if self.printed > 1 { b",\n" } else { b"\n" })?;
+                }
+                serde_json::to_writer(&mut *output.writer, &self.object(item))?;
+                if self.format == DumpFormat::Jsonl {
+                    output.write_all(b"\n")?;
+                }
+                Ok(())
+            }
+            DumpFormat::Hex => print_hex(item, output),
+            DumpFormat::Resp => self.print_resp(item, output),
+            DumpFormat::Text if self.headers => {
+                let line = header_line(item);
+                let gone = item.state.is_some_and(|state| state != EntryState::Live);
+                let style = if gone { text::QUIET } else { anstyle::Style::new() };
+                output.styled(style, &line)?;
+                output.write_all(b"\n")
+            }
+            DumpFormat::Text => self.print_text(item, output),
+        }
+    }
+
+    /// Prints a record that was just written. Nobody knows yet whether it stays: a truncation is told.
+    pub fn print_live(&mut self, item: &Item, output: &mut Output) -> io::Result<()> {
+        let record = &item.read.record;
+        if record.record_type != RecordType::Truncate || self.headers {
+            return self.print(item, output);
+        }
+        match self.format {
+            DumpFormat::Text => {
+                let line = format!("-- entry {} and all after it are truncated", record.header.index);
+                output.styled(text::WARNING, &line)?;
+                output.write_all(b"\n")
+            }
+            DumpFormat::Jsonl => {
+                serde_json::to_writer(&mut *output.writer, &self.object(item))?;
+                output.write_all(b"\n")
+            }
+            DumpFormat::Json | DumpFormat::Hex | DumpFormat::Resp => {
+                eprintln!(
+                    "raftlog-tool: entry {} and all after it were printed and are truncated now",
+                    record.header.index
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn object<'r>(&self, item: &Item<'r>) -> RecordObject<'r> {
+        let filter = &self.chosen.filter;
+        RecordObject::of(item, !self.headers, &|effect| filter.takes_command(effect))
+    }
+
+    fn print_resp(&mut self, item: &Item, output: &mut Output) -> io::Result<()> {
+        if item.read.record.record_type != RecordType::Normal {
+            return Ok(());
+        }
+        let mut walk = Walk::new(item.read.record.payload);
+        while let Some(effect) = walk.step() {
+            if self.chosen.filter.takes_command(&effect) {
+                self.resp.write(&effect, output)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn print_text(&mut self, item: &Item, output: &mut Output) -> io::Result<()> {
+        let Record { record_type, header, payload, .. } = item.read.record;
+        output.styled(text::INDEX, &header.index.to_string())?;
+        write!(output, " term {} ", header.term)?;
+        output.styled(text::KIND, TypeName::of(record_type).name())?;
+        writeln!(output, " {} bytes", header.length)?;
+        if record_type == RecordType::NoOp {
+            return Ok(());
+        }
+        // Effects are commands, and so are the members: `MEMBER <id> voter|learner <address> <peer address>`.
+        let mut walk = Walk::new(payload);
+        let mut left_out = 0;
+        while let Some(effect) = walk.step() {
+            if !self.chosen.filter.takes_command(&effect) {
+                left_out += 1;
+                continue;
+            }
+            output.write_all(b"    ")?;
+            if effect.database != 0 {
+                output.styled(text::QUIET, &format!("[{}] ", effect.database))?;
+            }
+            output.command(&effect, self.values)?;
+            output.write_all(b"\n")?;
+        }
+        if left_out > 0 {
+            output.styled(text::QUIET, &format!("    ({left_out} other commands)"))?;
+            output.write_all(b"\n")?;
+        }
+        if !walk.rest().is_empty() {
+            output.styled(text::BAD, "    (no command) ")?;
+            writeln!(output, "{}", text::quote(walk.rest()))?;
+        }
+        Ok(())
     }
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn header_line(read: &ReadRecord, superseded: bool) -> String {
-    let Record { record_type, offset, header, payload, .. } = read.record;
-    let place = format!("{}:{offset}", file_name(read.file));
+/// Line of a record: where it stands and what it says.
+pub fn header_line(item: &Item) -> String {
+    let Record { record_type, offset, header, payload, .. } = item.read.record;
+    let file = text::file_name(item.read.file);
     let what = match record_type {
         RecordType::Truncate => format!("from {}", header.index),
+        RecordType::Copy => format!("of {}", header.index),
         RecordType::Seal => format!("after {}", header.index),
         RecordType::Mark => {
-            let mark = Mark::decode(payload).expect("the reader checked it");
-            format!(
-                "durable to offset {} entry {} term {}, META {}",
-                mark.durable_offset, header.index, header.term, mark.meta_generation
-            )
+            let generation = Mark::decode(payload).expect("the reader checked it").meta_generation;
+            format!("after {} term {}, META {generation}", header.index, header.term)
         }
         RecordType::Normal | RecordType::NoOp | RecordType::Membership => {
-            let note = if superseded { " (truncated later)" } else { "" };
+            let note = match item.state {
+                Some(EntryState::Truncated) => " (truncated later)",
+                Some(EntryState::Purged) => " (purged)",
+                _ => "",
+            };
             format!("{} term {} {} bytes{note}", header.index, header.term, header.length)
         }
     };
-    format!("{place} crc {:08x} {} {what}", header.crc, type_name(record_type))
+    let batch = if header.flags & BATCH_START != 0 { " (batch start)" } else { "" };
+    format!("{file}:{offset} crc {:08x} {} {what}{batch}", header.crc, TypeName::of(record_type).name())
 }
 
-fn json_of(read: &ReadRecord, superseded: bool, with_payload: bool) -> Value {
-    let Record { record_type, offset, header, payload, payload_crc } = read.record;
-    let mut object = json!({
-        "schema": JSON_SCHEMA,
-        "type": type_name(record_type),
-        "file": file_name(read.file),
-        "offset": offset,
-        "index": header.index,
-        "term": header.term,
-        "crc": format!("{:08x}", header.crc),
-    });
-    let fields = object.as_object_mut().expect("an object");
-    if let Some(mark) = Mark::decode(payload).filter(|_| record_type == RecordType::Mark) {
-        fields.insert("durable_offset".into(), json!(mark.durable_offset));
-        fields.insert("meta_generation".into(), json!(mark.meta_generation));
-    }
-    if record_type.entry_kind().is_none() {
-        return object;
-    }
-    fields.insert("payload_bytes".into(), json!(header.length));
-    fields.insert("payload_crc".into(), json!(format!("{payload_crc:08x}")));
-    fields.insert("truncated".into(), json!(superseded));
-    if with_payload && record_type != RecordType::NoOp {
-        let (commands, rest) = effects::parse(payload);
-        let commands: Vec<Vec<Value>> = commands
-            .iter()
-            .map(|command| command.iter().map(|argument| effects::json_bytes(argument)).collect())
-            .collect();
-        fields.insert("commands".into(), json!(commands));
-        if !rest.is_empty() {
-            fields.insert("no_command".into(), effects::json_bytes(rest));
-        }
-    }
-    object
+/// The record as it stands in the file: header, payload and padding.
+fn print_hex(item: &Item, output: &mut Output) -> io::Result<()> {
+    let Record { header, payload, offset, .. } = item.read.record;
+    output.styled(text::INDEX, &header_line(item))?;
+    output.write_all(b"\n")?;
+    let mut bytes = header.encode().to_vec();
+    bytes.extend_from_slice(payload);
+    bytes.resize(bytes.len() + padding_bytes(header.length), 0);
+    text::hex_rows(output.writer, &bytes, offset)
 }

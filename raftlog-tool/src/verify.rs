@@ -6,28 +6,54 @@ use std::ops::ControlFlow;
 use redisraft::log::{LogError, Reader, ScanEnd, Torn};
 use serde_json::{json, Value};
 
-use crate::{exit_code_of, holder, Failure, VerifyArguments, JSON_SCHEMA};
+use crate::cli::{ReportFormat, VerifyArguments};
+use crate::deep::Findings;
+use crate::failure::{exit_code_of, Failure, CLEAN, DAMAGE};
+use crate::holder;
+use crate::object::SCHEMA;
+use crate::progress::Progress;
+use crate::source::scan_on;
+use crate::text::{self, grouped, Output};
 
-pub fn run(arguments: &VerifyArguments, output: &mut dyn Write) -> Result<u8, Failure> {
+pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failure> {
     // Asked before reading: a server that starts meanwhile is none that wrote what is read first.
     let writer = holder::find(&arguments.directory);
-    let read = Reader::open(&arguments.directory).and_then(|reader| {
-        let end = reader.scan(&mut |_| ControlFlow::Continue(()))?;
+    let mut findings = Findings::default();
+    let mut progress = Progress::new(&arguments.directory, false);
+    progress.pass("verifying");
+    let mut seen = None;
+    let read = Reader::open(&arguments.directory).and_then(|mut reader| {
+        let end = scan_on(&mut reader, &arguments.directory, &mut |read| {
+            let place = (read.segment_sequence, read.record.offset);
+            progress.record(place.0, place.1);
+            if arguments.deep && seen.is_none_or(|last| last < place) {
+                findings.record(&read);
+            }
+            seen = seen.max(Some(place));
+            ControlFlow::Continue(())
+        })?;
         Ok((reader, end))
     });
+    drop(progress);
     match read {
         Ok((reader, end)) => {
-            let report = Report { reader: &reader, end: &end, writer };
-            report.print(arguments.json, output)?;
-            Ok(u8::from(reader.damaged_meta_copies() > 0))
-        }
-        Err(error) if exit_code_of(&error) == 1 => {
-            if arguments.json {
-                writeln!(output, "{}", damage_json(&error))?;
-            } else {
-                writeln!(output, "damaged: {error}")?;
+            if arguments.deep {
+                end.segments.iter().for_each(|segment| findings.segment(segment));
             }
-            Ok(1)
+            let report = Report { reader: &reader, end: &end, writer, findings: &findings };
+            report.print(arguments.format, output)?;
+            Ok(if report.is_damaged() { DAMAGE } else { CLEAN })
+        }
+        Err(error) if exit_code_of(&error) == DAMAGE => {
+            if arguments.format == ReportFormat::Json {
+                serde_json::to_writer(&mut *output.writer, &damage_json(&error, &findings))?;
+                writeln!(output)?;
+            } else {
+                output.styled(text::BAD, "damaged")?;
+                writeln!(output, ": {error}")?;
+                print_findings(&findings, output)?;
+            }
+            Ok(DAMAGE)
         }
         Err(error) => Err(error.into()),
     }
@@ -38,21 +64,30 @@ struct Report<'r> {
     end: &'r ScanEnd,
     /// Process id of a server that has the log open.
     writer: Option<u32>,
+    findings: &'r Findings,
 }
 
 impl Report<'_> {
-    fn print(&self, json: bool, output: &mut dyn Write) -> std::io::Result<()> {
-        if json {
+    fn is_damaged(&self) -> bool {
+        self.reader.damaged_meta_copies() > 0 || self.findings.count > 0
+    }
+
+    fn print(&self, format: ReportFormat, output: &mut Output) -> std::io::Result<()> {
+        if format == ReportFormat::Json {
             return writeln!(output, "{}", self.json());
         }
         let sequence = &self.end.sequence;
         let (first, last) = (sequence.first_index(), sequence.last_index());
         let hard_state = self.reader.meta().hard_state;
-        let verdict = if self.reader.damaged_meta_copies() > 0 { "damaged" } else { "clean" };
+        if self.is_damaged() {
+            output.styled(text::BAD, "damaged")?;
+        } else {
+            output.styled(text::GOOD, "clean")?;
+        }
         let vote = hard_state.vote.map_or("none".to_string(), |vote| vote.to_string());
         writeln!(
             output,
-            "{verdict}: {} entries ({first}..={last}), last term {}, {} segments in use, {} bytes; {}; META: term {}, \
+            ": {} entries ({first}..={last}), last term {}, {} segments in use, {} bytes; {}; META: term {}, \
              vote {vote}",
             last + 1 - first,
             sequence.last_term(),
@@ -61,6 +96,11 @@ impl Report<'_> {
             self.reader.meta().owner.describe(),
             hard_state.term,
         )?;
+        self.print_notes(output)?;
+        print_findings(self.findings, output)
+    }
+
+    fn print_notes(&self, output: &mut Output) -> std::io::Result<()> {
         if let Some(pid) = self.writer {
             writeln!(output, "note: process {pid} has the log open; what it writes now may be missing here")?;
         }
@@ -72,21 +112,33 @@ impl Report<'_> {
                 "note: torn tail, not damage: {bytes} bytes of {file} at offset {offset} ({then}): {reason}"
             )?;
         }
-        let copies = self.reader.damaged_meta_copies();
-        if copies > 0 {
+        if self.reader.meta().distrusted {
+            output.styled(text::WARNING, "note")?;
             writeln!(
                 output,
-                "damage: {copies} of 4 copies of META; the others serve, the next start rewrites all"
+                ": cut by a repair; the node does not vote until it has caught up with the others"
             )?;
         }
-        let incomplete = self.used().filter(|segment| !segment.index_intact).count();
+        let copies = self.reader.damaged_meta_copies();
+        if copies > 0 {
+            output.styled(text::BAD, "damage")?;
+            writeln!(
+                output,
+                ": {copies} of 4 copies of META; the others serve, the next start rewrites all"
+            )?;
+        }
+        let incomplete = self.incomplete_indexes();
         if incomplete > 0 && self.writer.is_none() {
             writeln!(output, "note: {incomplete} index files are incomplete; the next start completes them")?;
         }
-        for leftover in self.end.leftovers.iter().filter(|_| self.writer.is_none()) {
-            writeln!(output, "note: {} is half-made; the next start removes it", leftover.display())?;
+        for leftover in &self.end.leftovers {
+            writeln!(output, "note: {} was left half-made; the next start removes it", leftover.display())?;
         }
         Ok(())
+    }
+
+    fn incomplete_indexes(&self) -> usize {
+        self.used().filter(|segment| !segment.index_intact).count()
     }
 
     fn used(&self) -> impl Iterator<Item = &redisraft::log::SegmentEnd> {
@@ -103,9 +155,9 @@ impl Report<'_> {
             json!({ "file": torn.file, "offset": torn.offset, "bytes": torn.bytes, "reason": torn.reason })
         });
         json!({
-            "schema": JSON_SCHEMA,
+            "schema": SCHEMA,
             "type": "verify",
-            "result": if self.reader.damaged_meta_copies() > 0 { "damaged" } else { "clean" },
+            "result": if self.is_damaged() { "damaged" } else { "clean" },
             "first_index": self.end.sequence.first_index(),
             "last_index": self.end.sequence.last_index(),
             "last_term": self.end.sequence.last_term(),
@@ -115,16 +167,34 @@ impl Report<'_> {
             "node_id": meta.owner.node_id,
             "term": meta.hard_state.term,
             "vote": meta.hard_state.vote,
+            "distrusted": meta.distrusted,
             "damaged_meta_copies": self.reader.damaged_meta_copies(),
-            "incomplete_indexes": self.used().filter(|segment| !segment.index_intact).count(),
+            "incomplete_indexes": self.incomplete_indexes(),
             "leftovers": self.end.leftovers,
             "torn": torn,
             "in_use_by": self.writer,
+            "findings": self.findings.kept,
+            "findings_count": self.findings.count,
         })
     }
 }
 
-fn damage_json(error: &LogError) -> Value {
+fn print_findings(findings: &Findings, output: &mut Output) -> std::io::Result<()> {
+    for finding in &findings.kept {
+        let entry = finding.index.map_or(String::new(), |index| format!(" (entry {index})"));
+        output.styled(text::BAD, "damage")?;
+        let (file, offset) = (&finding.file, finding.offset);
+        let (expected, found, advice) = (finding.expected, &finding.found, finding.advice);
+        writeln!(output, ": {file} at offset {offset}{entry}: expected {expected}, found {found}; {advice}")?;
+    }
+    let more = findings.count - findings.kept.len() as u64;
+    if more > 0 {
+        writeln!(output, "and {} more like these", grouped(more))?;
+    }
+    Ok(())
+}
+
+fn damage_json(error: &LogError, findings: &Findings) -> Value {
     let (file, offset, index, expected, found) = match error {
         LogError::Corrupt { file, offset, index, expected, found, .. } => {
             (Some(file), Some(offset), *index, Some(expected), Some(found))
@@ -136,7 +206,7 @@ fn damage_json(error: &LogError) -> Value {
         _ => (None, None, None, None, None),
     };
     json!({
-        "schema": JSON_SCHEMA,
+        "schema": SCHEMA,
         "type": "verify",
         "result": "damaged",
         "file": file,
@@ -145,5 +215,7 @@ fn damage_json(error: &LogError) -> Value {
         "expected": expected,
         "found": found,
         "message": error.to_string(),
+        "findings": findings.kept,
+        "findings_count": findings.count,
     })
 }

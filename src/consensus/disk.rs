@@ -67,6 +67,11 @@ impl Disk {
         }
     }
 
+    /// Whether a write that was issued is durable.
+    pub fn is_durable(&self, write: WriteId) -> bool {
+        write <= self.persisted
+    }
+
     /// The last index that is durable, with all before it.
     pub fn durable(&self) -> Index {
         self.durable

@@ -3,6 +3,8 @@
 //! A node stands in two steps. It first asks whether it would be elected, which changes nothing anywhere; only with
 //! a majority of such promises does it enter a new term and ask for votes. So a node that was cut off, or that is
 //! behind, does not push the others into new terms.
+//!
+//! Neither promises nor votes come from a node whose log is not what it acknowledged (`trust.rs`), nor does it stand.
 
 use super::io::Output;
 use super::message::{Body, Message, NodeId, Position, Term};
@@ -114,7 +116,7 @@ impl Raft {
         let live_leader = self.has_live_leader(from);
         let core = &mut self.core;
         let free = asked > core.term || (asked == core.term && core.vote.is_none_or(|given| given == from));
-        let granted = free && !live_leader && core.is_up_to_date(last);
+        let granted = free && !live_leader && core.may_vote() && core.is_up_to_date(last);
         let term = if granted { asked } else { core.term };
         outputs
             .push(Output::Send { to: from, message: Message { term, body: Body::PreVoteReply { granted } } });
@@ -144,7 +146,7 @@ impl Raft {
         }
         let core = &mut self.core;
         let free = term == core.term && core.vote.is_none_or(|given| given == from);
-        if !free || !core.is_up_to_date(last) {
+        if !free || !core.may_vote() || !core.is_up_to_date(last) {
             core.send(from, Body::VoteReply { granted: false }, outputs);
             return;
         }

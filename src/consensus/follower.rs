@@ -3,6 +3,7 @@
 use super::io::{Output, Source};
 use super::message::{Body, EntryMeta, Index, NodeId, Position};
 use super::raft::{Raft, State};
+use super::trust::Trust;
 use super::validate::end_of;
 
 /// A node that takes entries from a leader, or waits for one. New for each term and leader.
@@ -22,6 +23,8 @@ pub(super) struct Follower {
     answered: Index,
     /// A message that need not wait for its entries is not answered yet: our term is not durable.
     owes_answer: bool,
+    /// On a distrusted node: the leader counts it anew, and once all up to here is held nothing is missing.
+    pub whole_at: Option<Index>,
 }
 
 impl Follower {
@@ -35,6 +38,7 @@ impl Follower {
             owed: 0,
             answered: 0,
             owes_answer: false,
+            whole_at: None,
         }
     }
 }
@@ -52,6 +56,9 @@ impl Raft {
     ) {
         self.hear_leader(from, outputs);
         let Raft { core, state: State::Follower(follower), .. } = self else { return };
+        if let (Trust::Lost { nonce }, None) = (core.trust, follower.whole_at) {
+            return core.send(from, Body::Forgot { nonce }, outputs);
+        }
         follower.round = follower.round.max(round);
         let end = end_of(prev, &entries);
         let base = core.log.base();
@@ -73,12 +80,12 @@ impl Raft {
         follower.verified = follower.verified.max(end.max(base.index));
         core.commit_up_to(commit.min(follower.verified), outputs);
         core.save_hard_state(outputs);
-        if entries.is_empty() || end <= core.disk.durable() {
+        if entries.is_empty() || end <= core.intact() {
             follower.owes_answer = true;
         } else {
             follower.owed = follower.owed.max(end);
             // What was durable before is no news: the next answer comes when the disk has got on.
-            follower.answered = follower.answered.max(core.disk.durable().min(follower.verified));
+            follower.answered = follower.answered.max(core.intact().min(follower.verified));
         }
         self.acknowledge(outputs);
     }
@@ -106,9 +113,10 @@ impl Raft {
     /// Answers the leader what is durable, if an answer is owed and the disk has got on: a heartbeat, or entries that
     /// we had, as soon as our term is durable; new entries, as soon as they are. One answer serves all before it.
     pub(super) fn acknowledge(&mut self, outputs: &mut Vec<Output>) {
+        self.regain_trust(outputs);
         let Raft { core, state: State::Follower(follower), .. } = self else { return };
         let Some(leader) = follower.leader else { return };
-        let matched = core.disk.durable().min(follower.verified);
+        let matched = core.intact().min(follower.verified);
         let owed = follower.owes_answer || matched.min(follower.owed) > follower.answered;
         if !owed || !core.disk.hard_state_durable() {
             return;

@@ -15,12 +15,15 @@
 //! * I8. A leader's vote for itself is durable, and its term starts with its no-op.
 //! * I9. A leader knows every other member, and nobody else but those on their way out; itself never.
 //! * I10. No peer is thought to hold more than the leader's log; its window lies between `matched` and `next`.
-//! * I11. Of an own term, the leader's commit index is held by a majority of voters.
+//! * I11. Of an own term, the leader's commit index is held by a majority of voters, or was before one of them forgot.
 //! * I12. The membership in force is valid, or empty on a node that was never told one.
+//! * I13. The holes rise and lie within the log.
+//! * I14. Who stands or leads is trusted, and who stands has no hole.
 
 use super::leader::Leader;
 use super::message::{Index, NodeId, Term};
 use super::raft::{Core, Raft, State};
+use super::trust::Trust;
 
 /// What the cheap invariants compare with: taken before a step, verified after.
 #[derive(Clone, Copy, Debug)]
@@ -63,12 +66,18 @@ pub(super) fn check(raft: &Raft) {
     assert!(last.term <= core.term, "I4: the log ends at {last:?} in term {}", core.term);
     assert!(core.log.is_consistent(), "I4: {:?}", core.log);
     assert!(core.disk.durable() <= last.index, "I5: durable {} of {last:?}", core.disk.durable());
+    let ends = core.holes.first().zip(core.holes.last());
+    let within = ends.is_none_or(|(first, end)| *first > core.log.base().index && *end <= last.index);
+    assert!(within && core.holes.is_sorted_by(|a, b| a < b), "I13: {:?} with {last:?}", core.holes);
     match &raft.state {
         State::Follower(follower) => {
             assert!(follower.verified <= last.index, "I6: {follower:?} with {last:?}");
         }
-        State::PreCandidate(_) => {}
-        State::Candidate(_) => assert_eq!(core.vote, Some(core.id()), "I7"),
+        State::PreCandidate(_) => assert!(core.may_vote(), "I14"),
+        State::Candidate(_) => {
+            assert_eq!(core.vote, Some(core.id()), "I7");
+            assert!(core.may_vote(), "I14");
+        }
         State::Leader(leader) => check_leader(core, leader),
     }
     let membership = core.membership();
@@ -78,6 +87,7 @@ pub(super) fn check(raft: &Raft) {
 
 fn check_leader(core: &Core, leader: &Leader) {
     let last = core.log.last();
+    assert!(core.trust == Trust::Full, "I14");
     assert!(core.vote == Some(core.id()) && core.disk.hard_state_durable(), "I8: {:?}", core.disk);
     let starts = core.log.term_at(leader.no_op) == Some(core.term)
         && core.log.term_at(leader.no_op - 1).is_none_or(|term| term < core.term);
@@ -91,7 +101,8 @@ fn check_leader(core: &Core, leader: &Leader) {
         assert!(*id != core.id() && (peer.leaving || others.contains(id)), "I9: {id} is no member");
         assert!(peer.is_consistent(last.index), "I10: {id}: {peer:?} with {last:?}");
     }
-    if core.commit >= leader.no_op && core.log.membership_index() <= core.commit {
+    let forgotten = leader.peers.values().any(|peer| peer.forgotten.is_some());
+    if !forgotten && core.commit >= leader.no_op && core.log.membership_index() <= core.commit {
         let durable = |id: &NodeId| match leader.peers.get(id) {
             Some(peer) => peer.matched,
             None => core.disk.durable(),

@@ -29,6 +29,11 @@ pub struct Restored {
     pub membership: Membership,
     /// Every entry after `base`, in order.
     pub entries: Vec<EntryMeta>,
+    /// Those of them that are known by index, term and kind alone: their payload cannot be read. Rising.
+    pub holes: Vec<Index>,
+    /// Entries that this node has acknowledged may be missing at the end of the log. The number is a fresh random
+    /// one for each start.
+    pub distrusted: Option<Nonce>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +72,10 @@ pub enum Input {
     Transfer {
         target: Option<NodeId>,
     },
+    /// The entries whose payload cannot be read, all of them, rising; none: the log is whole again.
+    Impaired {
+        holes: Vec<Index>,
+    },
     /// New timeouts and windows (the id and the seed stay).
     Reconfigure {
         settings: Settings,
@@ -101,6 +110,8 @@ pub struct Write {
     /// Drop this entry and all after it.
     pub truncate_from: Option<Index>,
     pub append: Option<Append>,
+    /// The log holds again whatever this node may have acknowledged: it need not be distrusted after a restart.
+    pub regain_trust: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

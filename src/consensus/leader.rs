@@ -22,6 +22,8 @@ pub(super) struct Leader {
     pub reads: Reads,
     pub transfer: Option<Transfer>,
     pub heartbeat_deadline_us: u64,
+    /// An entry that is not committed cannot be read here: how long it may take to get it back.
+    pub hole_deadline_us: u64,
     /// No later than the moment at which the quorum has been silent for an election timeout.
     quorum_deadline_us: u64,
     /// Spares an allocation for each count.
@@ -47,6 +49,7 @@ impl Leader {
             reads: Reads::default(),
             transfer: None,
             heartbeat_deadline_us: core.now_us + core.settings.heartbeat_us.max(1),
+            hole_deadline_us: u64::MAX,
             quorum_deadline_us: core.now_us + core.settings.election_timeout_us,
             votes: Vec::new(),
         }
@@ -54,7 +57,8 @@ impl Leader {
 
     pub fn deadline_us(&self) -> u64 {
         let transfer_us = self.transfer.as_ref().map_or(u64::MAX, |transfer| transfer.deadline_us);
-        self.heartbeat_deadline_us.min(self.quorum_deadline_us).min(transfer_us)
+        let own_us = self.heartbeat_deadline_us.min(self.quorum_deadline_us);
+        own_us.min(self.hole_deadline_us).min(transfer_us)
     }
 
     /// The timeouts have changed.
@@ -154,6 +158,12 @@ impl Raft {
 
     pub(super) fn leader_tick(&mut self, outputs: &mut Vec<Output>) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
+        if core.now_us >= leader.hole_deadline_us {
+            if core.has_open_hole() {
+                return self.become_follower(self.core.term, None, outputs);
+            }
+            leader.hole_deadline_us = u64::MAX;
+        }
         if leader.transfer.as_ref().is_some_and(|transfer| core.now_us >= transfer.deadline_us) {
             leader.transfer = None;
             outputs.push(Output::TransferFailed);
@@ -171,8 +181,8 @@ impl Raft {
     /// A peer, or our own disk, has got on: commits, answers reads, and hands over what waits for that.
     pub(super) fn leader_progressed(&mut self, outputs: &mut Vec<Output>) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
-        let durable = core.disk.durable();
-        let agreed = leader.agreed(core, durable, |peer| peer.matched);
+        let own = core.intact();
+        let agreed = leader.agreed(core, own, |peer| peer.matched);
         // Paper 5.4.2: only entries of our own term are committed by counting; they take the older ones along.
         if agreed > core.commit && agreed >= leader.no_op {
             core.commit_up_to(agreed, outputs);

@@ -9,6 +9,8 @@ pub type NodeId = u64;
 pub type Index = u64;
 /// Raft term; 0 is "before any election".
 pub type Term = u64;
+/// Names one start of a process that lost entries, so that a leader can tell it from the one before. Drawn at random.
+pub type Nonce = u64;
 /// Identity of one write handed to the disk; strictly increasing within a process.
 pub type WriteId = u64;
 
@@ -92,4 +94,15 @@ pub enum Body {
     },
     /// Leadership transfer: stand for election now (dissertation 3.10).
     TimeoutNow,
+    /// Answer to an Append by a node that may have lost what it had acknowledged: what this process' forerunners
+    /// said of their logs is void. See `trust.rs`.
+    Forgot {
+        nonce: Nonce,
+    },
+    /// Answer to `Forgot`: what was acknowledged is not counted any more, and who holds all up to `through` has lost
+    /// nothing.
+    Remember {
+        nonce: Nonce,
+        through: Index,
+    },
 }

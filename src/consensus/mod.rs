@@ -35,7 +35,12 @@
 //!    The commit index starts at `base` and is learned anew.
 //! 10. **Links.** `PeerUnreachable` is a hint that the peer's process is gone, given after everything received from
 //!     it was stepped: any later message from the peer takes it back. A false hint costs a few messages, never safety.
-//! 11. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
+//! 11. **Holes.** An entry whose payload was lost on the disk stays in `Restored`, and is named in `holes`; `Impaired` is
+//!     given whenever the list changes. An entry leaves it when it is durable again, was truncated, or lies before
+//!     the log. `Send` of an `Append` that needs such a payload is cut before it, or dropped when nothing is left.
+//! 12. **Distrust.** A log from which acknowledged entries may have been cut is restored with `distrusted` until a
+//!     write with `regain_trust` is durable. See `trust.rs`.
+//! 13. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
 //!     of this node, or of the cluster, can no longer be trusted. Let it stop the process.
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (paper), and Ongaro's
@@ -61,6 +66,7 @@ mod replication;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod validate;
 
 pub use io::*;

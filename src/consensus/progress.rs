@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::message::Index;
+use super::message::{Index, Nonce};
 
 /// How one peer is doing, for INFO and for the choice of a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,16 @@ struct Inflight {
     sent_us: u64,
 }
 
+/// A peer that lost what it had acknowledged, and is counted anew.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forgotten {
+    pub nonce: Nonce,
+    /// Last entry of our log when it said so.
+    pub through: Index,
+    /// Acknowledgements that answer an earlier round are from before.
+    round: u64,
+}
+
 /// Invariant: `matched < next`, and messages in flight end between the two, rising.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -46,6 +56,7 @@ pub(super) struct Progress {
     pub paused: bool,
     /// No longer a member; kept until the change is committed, so that it can learn of it.
     pub leaving: bool,
+    pub forgotten: Option<Forgotten>,
     /// A learner has caught up when it reaches, within a moment, what was the end of the log when it set out.
     catch_up_target: Index,
     ready_reported_us: Option<u64>,
@@ -66,6 +77,7 @@ impl Progress {
             answered_round: 0,
             paused: false,
             leaving: false,
+            forgotten: None,
             catch_up_target: next - 1,
             ready_reported_us: None,
         }
@@ -110,6 +122,18 @@ impl Progress {
         }
         self.next = self.next.max(self.matched + 1);
         news
+    }
+
+    /// The peer holds nothing for certain; what answers a round before `round` says nothing of its present log.
+    pub fn forget(&mut self, nonce: Nonce, through: Index, round: u64) {
+        self.matched = 0;
+        self.forgotten = Some(Forgotten { nonce, through, round });
+        self.probe_from(through + 1);
+    }
+
+    /// Whether an acknowledgement that answers `round` is of the peer's present log.
+    pub fn counts(&self, round: u64) -> bool {
+        self.forgotten.is_none_or(|forgotten| round >= forgotten.round)
     }
 
     /// Starts over: it is asked whether it has all before `next`.

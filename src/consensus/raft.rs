@@ -12,6 +12,7 @@ use super::log_view::LogView;
 use super::message::{Body, EntryMeta, Index, Membership, Message, NodeId, Position, Term, WriteId};
 use super::progress::PeerProgress;
 use super::random::Random;
+use super::trust::Trust;
 use super::validate::is_well_formed;
 
 /// One node of the consensus. See the caller's contract in the module's documentation.
@@ -36,6 +37,9 @@ pub(super) struct Core {
     unsaved: bool,
     pub log: LogView,
     pub disk: Disk,
+    /// Entries whose payload cannot be read. Invariant: they rise, and lie within the log.
+    pub holes: Vec<Index>,
+    pub trust: Trust,
     /// Invariant: never falls, never beyond the end of the log.
     pub commit: Index,
     random: Random,
@@ -75,7 +79,29 @@ impl Core {
     pub fn may_stand(&self) -> bool {
         let undecided = self.log.membership_index() > self.commit;
         let voted_before = || self.log.previous_membership().is_some_and(|former| former.is_voter(self.id()));
-        self.is_voter() || (undecided && voted_before())
+        self.may_vote() && (self.is_voter() || (undecided && voted_before()))
+    }
+
+    /// Whether the log is what this node has acknowledged, as far as it knows.
+    pub fn may_vote(&self) -> bool {
+        self.holes.is_empty() && self.trust == Trust::Full
+    }
+
+    /// The last entry that may be counted as held here: durable with all before it, and readable unless it was
+    /// committed already, by others or by this node at a time when it was readable.
+    pub fn intact(&self) -> Index {
+        let durable = self.disk.durable();
+        self.open_hole().map_or(durable, |hole| durable.min(hole - 1))
+    }
+
+    /// Whether there is a hole that is not known to be committed: perhaps nobody else has that entry.
+    pub fn has_open_hole(&self) -> bool {
+        self.open_hole().is_some()
+    }
+
+    fn open_hole(&self) -> Option<Index> {
+        let at = self.holes.partition_point(|hole| *hole <= self.commit);
+        self.holes.get(at).copied()
     }
 
     /// Sends a message of the present term.
@@ -99,23 +125,24 @@ impl Core {
     }
 
     /// Hands a write to the disk, with term and vote if they changed.
-    fn write(
+    pub fn write(
         &mut self,
         truncate_from: Option<Index>,
         append: Option<Append>,
+        regain_trust: bool,
         outputs: &mut Vec<Output>,
     ) -> WriteId {
         let hard_state = self.unsaved.then_some((self.term, self.vote));
         self.unsaved = false;
         let id = self.disk.issue(hard_state.is_some(), truncate_from, self.log.last_index());
-        outputs.push(Output::Persist(Write { id, hard_state, truncate_from, append }));
+        outputs.push(Output::Persist(Write { id, hard_state, truncate_from, append, regain_trust }));
         id
     }
 
     /// Hands term and vote to the disk if they changed.
     pub fn save_hard_state(&mut self, outputs: &mut Vec<Output>) {
         if self.unsaved {
-            self.write(None, None, outputs);
+            self.write(None, None, false, outputs);
         }
     }
 
@@ -136,12 +163,13 @@ impl Core {
                 self.commit
             );
             changed |= self.log.truncate(from);
+            self.holes.retain(|hole| *hole < from);
         }
         assert!(first == self.log.last_index() + 1, "the log would have a gap before entry {first}");
         for entry in &entries {
             changed |= self.log.append(entry);
         }
-        self.write(truncate_from, Some(Append { first, entries, source }), outputs);
+        self.write(truncate_from, Some(Append { first, entries, source }), false, outputs);
         if changed {
             outputs.push(Output::MembershipChanged { membership: self.membership().clone() });
         }
@@ -184,7 +212,7 @@ impl Raft {
     /// # Panics
     /// When `restored` breaks point 9 of the caller's contract.
     pub fn new(settings: Settings, restored: Restored, now_us: u64) -> Raft {
-        let Restored { term, vote, base, membership, entries } = restored;
+        let Restored { term, vote, base, membership, entries, holes, distrusted } = restored;
         let mut log = LogView::new(base, membership);
         for entry in &entries {
             log.append(entry);
@@ -199,6 +227,8 @@ impl Raft {
             unsaved: false,
             disk: Disk::new(log.last_index()),
             log,
+            holes,
+            trust: distrusted.map_or(Trust::Full, |nonce| Trust::Lost { nonce }),
             commit: base.index,
             random,
             unreachable: BTreeSet::new(),
@@ -227,6 +257,7 @@ impl Raft {
             Input::PeerUnreachable { peer } => self.peer_unreachable(peer),
             Input::PeerReachable { peer } => self.peer_reachable(peer, outputs),
             Input::Transfer { target } => self.transfer(target, outputs),
+            Input::Impaired { holes } => self.impaired(holes, outputs),
             Input::Reconfigure { settings } => self.reconfigure(settings),
         }
         self.core.save_hard_state(outputs);
@@ -291,6 +322,8 @@ impl Raft {
             }
             Body::VoteReply { granted: true } => self.on_vote_granted(from, outputs),
             Body::TimeoutNow => self.on_timeout_now(from, outputs),
+            Body::Forgot { nonce } => self.on_forgot(from, nonce, outputs),
+            Body::Remember { nonce, through } => self.on_remember(from, nonce, through),
             Body::VoteReply { granted: false }
             | Body::PreVote { .. }
             | Body::PreVoteReply { .. }
@@ -307,6 +340,7 @@ impl Raft {
     fn persisted(&mut self, write: WriteId, outputs: &mut Vec<Output>) {
         self.core.disk.persisted(write);
         self.core.disk.release(self.core.term, outputs);
+        self.trust_regained();
         match self.state {
             State::Follower(_) => self.acknowledge(outputs),
             State::PreCandidate(_) => {}
@@ -431,6 +465,11 @@ impl Raft {
 
     pub fn is_voter(&self) -> bool {
         self.core.is_voter()
+    }
+
+    /// False on a node that may have lost what it acknowledged: it neither votes nor stands.
+    pub fn is_trusted(&self) -> bool {
+        self.core.trust == Trust::Full
     }
 
     /// This node leads, and an entry of its own term is committed: it may serve reads and change the membership.

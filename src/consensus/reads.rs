@@ -42,6 +42,12 @@ impl Reads {
         true
     }
 
+    /// What is sent from now on is told from all before it. The reads under way wait for answers to it.
+    pub fn fence(&mut self) -> u64 {
+        self.round += 1;
+        self.round
+    }
+
     /// The round under way was answered by a majority: the last id it answers, and the index to wait for.
     pub fn complete(&mut self) -> Option<(u64, Index)> {
         self.in_flight.take()

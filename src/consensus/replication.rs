@@ -122,7 +122,9 @@ impl Raft {
             return;
         }
         peer.heard(core.now_us, round);
-        peer.acknowledge(matched);
+        if peer.counts(round) {
+            peer.acknowledge(matched);
+        }
         replicate(core, from, peer, current_round, outputs);
         self.leader_progressed(outputs);
         self.report_learner(from, outputs);

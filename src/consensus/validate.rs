@@ -19,11 +19,13 @@ pub(super) fn is_well_formed(message: &Message) -> bool {
         Body::Append { prev, entries, .. } => {
             position_fits(*prev, message.term) && entries_fit(*prev, entries, message.term)
         }
+        Body::Remember { through, .. } => *through <= BEYOND_REACH,
         Body::PreVoteReply { .. }
         | Body::VoteReply { .. }
         | Body::Appended { .. }
         | Body::Refused { .. }
-        | Body::TimeoutNow => true,
+        | Body::TimeoutNow
+        | Body::Forgot { .. } => true,
     }
 }
 

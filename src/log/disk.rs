@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{fallocate, FallocateFlags, Flock, FlockArg};
+use nix::fcntl::{fallocate, FallocateFlags, Flock, FlockArg, OFlag};
 
 use super::map::Mapping;
+use super::segment::BLOCK_BYTES;
 
 /// Bytes of a mapped file.
 pub type Map = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -25,6 +26,8 @@ pub enum Mode {
     Read,
     /// Must exist.
     Write,
+    /// Must exist. `write_durable_at` goes past the page cache if the file system can.
+    Direct,
     /// Must not exist yet; readable by its owner only (META holds the cluster secret).
     CreateNew,
 }
@@ -58,6 +61,12 @@ pub trait Disk: Send + Sync {
 /// An open file. Writes and reads are whole or an error.
 pub trait DiskFile: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes whole blocks, from memory that begins at a block boundary; on return they are on stable storage. What
+    /// was written otherwise need not be.
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)?;
+        self.sync_data()
+    }
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// Reserves disk space for the first `length` bytes and makes the file at least this long.
     fn allocate(&self, length: u64) -> io::Result<()>;
@@ -73,7 +82,24 @@ pub trait DiskFile: Send + Sync {
 /// The disk of the operating system.
 pub struct SystemDisk;
 
-struct SystemFile(File);
+struct SystemFile {
+    file: File,
+    /// The same file, opened with O_DIRECT and O_DSYNC: a write is one call that copies nothing. The kernel keeps
+    /// the mapping and reads of the file coherent with it.
+    direct: Option<File>,
+}
+
+impl SystemFile {
+    /// `None`: the file system cannot, or not with blocks of this size. It is asked to read one to find out.
+    fn open_direct(path: &Path) -> Option<File> {
+        let flags = (OFlag::O_DIRECT | OFlag::O_DSYNC).bits();
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
+        let mut buffer = vec![0; 2 * BLOCK_BYTES];
+        let start = buffer.as_ptr().align_offset(BLOCK_BYTES);
+        file.read_exact_at(buffer.get_mut(start..start + BLOCK_BYTES)?, 0).ok()?;
+        Some(file)
+    }
+}
 
 impl Disk for SystemDisk {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
@@ -98,7 +124,9 @@ impl Disk for SystemDisk {
     fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
         let mut options = OpenOptions::new();
         options.read(true).write(mode != Mode::Read).create_new(mode == Mode::CreateNew).mode(0o600);
-        Ok(Arc::new(SystemFile(options.open(path)?)))
+        let file = options.open(path)?;
+        let direct = if mode == Mode::Direct { SystemFile::open_direct(path) } else { None };
+        Ok(Arc::new(SystemFile { file, direct }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -125,35 +153,51 @@ impl Disk for SystemDisk {
 
 impl DiskFile for SystemFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.direct {
+            Some(direct) => direct.write_all_at(bytes, offset),
+            None => {
+                self.file.write_all_at(bytes, offset)?;
+                self.file.sync_data()
+            }
+        }
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(bytes, offset)
+        self.file.read_exact_at(bytes, offset)
     }
 
     fn allocate(&self, length: u64) -> io::Result<()> {
-        match fallocate(&self.0, FallocateFlags::empty(), 0, length as i64) {
+        let allocated = loop {
+            match fallocate(&self.file, FallocateFlags::empty(), 0, length as i64) {
+                Err(nix::errno::Errno::EINTR) => {}
+                result => break result,
+            }
+        };
+        match allocated {
             Ok(()) => Ok(()),
             // Some file systems cannot reserve; the zero fill that follows then meets ENOSPC by itself.
-            Err(nix::errno::Errno::EOPNOTSUPP) => self.0.set_len(length.max(self.length()?)),
+            Err(nix::errno::Errno::EOPNOTSUPP) => self.file.set_len(length.max(self.length()?)),
             Err(errno) => Err(errno.into()),
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn map(&self) -> io::Result<Map> {
-        Ok(Arc::new(Mapping::of(&self.0)?))
+        Ok(Arc::new(Mapping::of(&self.file)?))
     }
 }

@@ -39,6 +39,9 @@ pub struct Meta {
     /// Durable when this was written: everything before `floor_offset` of this segment, and all older ones.
     pub floor_sequence: u32,
     pub floor_offset: u64,
+    /// Acknowledged entries may have been cut away by an operator: the node neither votes nor stands until it has
+    /// caught up.
+    pub distrusted: bool,
 }
 
 /// What one copy turned out to be.
@@ -52,7 +55,7 @@ pub enum CopyState {
 impl Meta {
     /// magic 0..8 | version 8 | crc 12 | generation 16 | cluster id 24..56 | node id 56 | secret 64..96 | term 96 |
     /// vote 104 | has vote 112 | base index 120 | base term 128 | first sequence 136 | floor sequence 140 |
-    /// floor offset 144 | zeros; `crc` covers all 4096 bytes but itself.
+    /// floor offset 144 | distrusted 152 | zeros; `crc` covers all 4096 bytes but itself.
     pub fn encode(&self) -> [u8; BLOCK_BYTES] {
         let mut bytes = [0; BLOCK_BYTES];
         bytes[0..8].copy_from_slice(&META_MAGIC);
@@ -69,6 +72,7 @@ impl Meta {
         bytes[136..140].copy_from_slice(&self.first_sequence.to_le_bytes());
         bytes[140..144].copy_from_slice(&self.floor_sequence.to_le_bytes());
         bytes[144..152].copy_from_slice(&self.floor_offset.to_le_bytes());
+        bytes[152] = u8::from(self.distrusted);
         let crc = crc_around(&bytes, 12);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -96,6 +100,7 @@ impl Meta {
             first_sequence: get_u32(bytes, 136),
             floor_sequence: get_u32(bytes, 140),
             floor_offset: get_u64(bytes, 144),
+            distrusted: bytes[152] != 0,
         }))
     }
 }

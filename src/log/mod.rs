@@ -17,12 +17,17 @@
 //! Who reads what: `scan.rs` walks the records of one segment; `reader.rs` decides between clean, torn and damage,
 //! for `recovery.rs` as for `raftlog-tool`.
 
+mod active;
+mod buffer;
 pub mod disk;
 mod error;
+mod helper;
 mod hole;
 pub mod index_file;
+mod lines;
 mod map;
 pub mod meta;
+mod pool;
 mod prepare;
 mod reader;
 pub mod record;
@@ -53,11 +58,24 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Whether a request counts as durable only after fdatasync. `false`: synced every second; for those who ask.
     pub fsync: bool,
+    /// Whether batches go to the disk past the page cache where the file system can (O_DIRECT and O_DSYNC): one call
+    /// that copies nothing, but what was written has to be read from the disk when it has left the log's own cache.
+    pub direct_io: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, fsync: true }
+        Options { segment_bytes: 64 << 20, fsync: true, direct_io: true }
+    }
+}
+
+impl Options {
+    fn write_mode(&self) -> disk::Mode {
+        if self.direct_io {
+            disk::Mode::Direct
+        } else {
+            disk::Mode::Write
+        }
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::disk::{Disk, Map, Mode, SystemDisk};
 use super::error::LogError;
-use super::index_file::{self, IndexEntry};
+use super::index_file::{self, Comparison, IndexEntry};
 use super::meta::{self, Meta, META_NAME};
-use super::record::{Mark, RecordType};
+use super::record::{Mark, RecordType, BATCH_START};
 use super::scan::*;
 use super::segment::*;
 
@@ -19,7 +19,7 @@ use super::segment::*;
 pub struct Torn {
     pub file: PathBuf,
     pub offset: u64,
-    /// From `offset` to the last byte that is not zero.
+    /// From `offset` to the last byte that was written.
     pub bytes: u64,
     pub reason: String,
 }
@@ -36,9 +36,11 @@ pub struct SegmentEnd {
     /// CRC of the last valid record.
     pub prev_crc: u32,
     pub sealed: bool,
-    /// Lines that the index file should have.
-    pub index_lines: usize,
-    /// Whether the index file has exactly these.
+    /// Generation of META that the last mark names; 0 if there is none.
+    pub meta_generation: u64,
+    /// Length of the index file.
+    pub index_bytes: u64,
+    /// Whether the index file names exactly the records.
     pub index_intact: bool,
 }
 
@@ -47,7 +49,7 @@ pub struct ScanEnd {
     pub segments: Vec<SegmentEnd>,
     pub sequence: Sequence,
     pub torn: Option<Torn>,
-    /// Files that a crash left behind while they were made.
+    /// Files that a crash left behind while they were made, or purged.
     pub leftovers: Vec<PathBuf>,
     /// Whether the visitor ended the scan early.
     pub stopped: bool,
@@ -60,7 +62,7 @@ pub struct ReadRecord<'a> {
     pub record: Record<'a>,
 }
 
-/// Called for every record in log order; may end the scan.
+/// Called for every record in log order, entries up to META's base index included; may end the scan.
 pub type Visitor<'v> = dyn FnMut(ReadRecord<'_>) -> ControlFlow<()> + 'v;
 
 /// A log opened for reading only, without its lock.
@@ -105,19 +107,24 @@ impl Reader {
         let last_active = opened.iter().rposition(|segment| matches!(segment.header, HeaderState::Valid(_)));
         for (position, segment) in opened.into_iter().enumerate() {
             let later_active = last_active.is_some_and(|last| last > position);
-            if let HeaderState::Valid(header) = segment.header.clone() {
-                let index = self.read_index(segment.sequence)?;
-                let mut walk = Walk { reader: self, segment: &segment, index, header, later_active, line: 0 };
-                let segment_end = walk.run(&mut end, visit)?;
-                end.segments.push(segment_end);
+            let index = self.read_index(segment.sequence)?;
+            let segment_end = if let HeaderState::Valid(header) = segment.header.clone() {
+                let mut walk = Walk { reader: self, segment: &segment, index: &index, header, later_active };
+                walk.run(&mut end, visit)?
             } else {
-                let segment_end = self.judge_headless(segment, later_active, &mut end)?;
-                end.segments.push(segment_end);
-            }
+                self.judge_headless(segment, &index, later_active, &mut end)?
+            };
+            end.segments.push(segment_end);
             if end.stopped {
-                break;
+                return Ok(end);
             }
         }
+        end.sequence.check_base().map_err(|(expected, found)| {
+            let last = end.segments.iter().rev().find(|segment| segment.header.is_some());
+            let (path, offset) =
+                last.map_or((self.directory.clone(), 0), |last| (last.path.clone(), last.offset));
+            LogError::corrupt(&path, offset, Some(self.meta.base_index), expected, found)
+        })?;
         Ok(end)
     }
 
@@ -133,30 +140,27 @@ impl Reader {
                 FileName::Segment(sequence) => drop(segments.insert(sequence)),
                 FileName::Index(sequence) => drop(indexes.insert(sequence)),
                 FileName::Temporary => leftovers.push(directory.join(name)),
-                FileName::Other => {}
+                FileName::Free(_) | FileName::Other => {}
             }
         }
+        // A purge that was interrupted: META is its commit point.
+        let first = self.meta.first_sequence;
+        let kept = (segments.split_off(&first), indexes.split_off(&first));
+        leftovers.extend(segments.iter().map(|sequence| segment_path(directory, *sequence)));
+        leftovers.extend(indexes.iter().map(|sequence| index_path(directory, *sequence)));
+        let (segments, indexes) = kept;
         for sequence in indexes.difference(&segments) {
             let path = index_path(directory, *sequence);
             let bytes = index_file::read(self.disk.as_ref(), &path)?;
             let used = index_file::decode_header(&bytes)
-                .is_some_and(|(salt, _)| index_entries(&bytes, salt, 0).next().is_some());
+                .is_some_and(|(salt, _)| index_file::entries(&bytes, salt).next().is_some());
             // Looked for again: beside a writer it may have got its name since.
             if used && !self.disk.exists(&segment_path(directory, *sequence)) {
                 return Err(self.missing(*sequence, "its index file names records in it"));
             }
             leftovers.push(path);
         }
-        let first = self.meta.first_sequence;
         let last = segments.last().copied().unwrap_or(0).max(self.meta.floor_sequence).max(first);
-        if let Some(foreign) = segments.first().filter(|sequence| **sequence < first) {
-            return Err(LogError::Foreign {
-                file: segment_path(directory, *foreign),
-                offset: 0,
-                expected: format!("segments from {first} on"),
-                found: format!("segment {foreign}"),
-            });
-        }
         if let Some(gap) = (first..=last).find(|sequence| !segments.contains(sequence)) {
             return Err(self.missing(gap, "META or a later segment says that it belongs to the log"));
         }
@@ -203,37 +207,44 @@ impl Reader {
     }
 
     /// A segment without a valid header: prepared, or torn in its first batch - or damaged, if there is evidence
-    /// that it was in use.
+    /// that it was in use. Bytes of a former life do not count: it gets a new salt before it is used.
     fn judge_headless(
         &self,
         segment: OpenSegment,
+        index: &[u8],
         later_active: bool,
         end: &mut ScanEnd,
     ) -> Result<SegmentEnd, LogError> {
         let OpenSegment { sequence, path, map, header } = segment;
-        let index = self.read_index(sequence)?;
         let bytes: &[u8] = (*map).as_ref();
-        let index_salt = index_file::decode_header(&index).map(|(salt, _)| salt);
+        let index_salt = index_file::decode_header(index).map(|(salt, _)| salt);
         let damaged_salt = SegmentHeader::salt_of_damaged(&first_block(bytes));
         let salt = index_salt.unwrap_or(damaged_salt);
         let floor = self.meta.floor_sequence > sequence
             || (self.meta.floor_sequence == sequence && self.meta.floor_offset > 0);
-        let indexed = index_entries(&index, salt, 0).next().map(|(_, entry)| entry.index);
-        let marked = durable_by_marks(bytes, salt, SEGMENT_HEADER_BYTES as u64) > 0;
+        let indexed = index_file::entries(index, salt).next().map(|entry| entry.index);
+        // Only behind a segment that was sealed can one be in use.
+        let possible = end.torn.is_none() && end.segments.last().is_none_or(|before| before.sealed);
+        let from = SEGMENT_HEADER_BYTES as u64;
+        let flagged = possible && durable_by_flags(bytes, salt, from) > 0;
         let (expected, found) = match header {
             HeaderState::Invalid { expected, found } => (expected, found),
             _ => ("a segment header".to_string(), "zeros".to_string()),
         };
-        let covered = later_active || floor || indexed.is_some() || marked;
-        let data = end_of_data(bytes, 0);
+        let covered = later_active || floor || indexed.is_some() || flagged;
         if matches!(SegmentHeader::decode(&first_block(bytes)), HeaderState::Valid(_)) {
             // A running writer has just begun it: it was not part of the log when the scan started.
         } else if covered {
             let index = indexed.or(Some(end.sequence.last_index() + 1));
             return Err(LogError::corrupt(&path, 0, index, expected, found));
-        } else if data > 0 && end.torn.is_none() {
-            let reason = format!("its first batch was not complete: expected {expected}, found {found}");
-            end.torn = Some(Torn { file: path.clone(), offset: 0, bytes: data, reason });
+        } else if possible {
+            let header_bytes = end_of_data(&first_block(bytes), 0);
+            let own_end = end_of_own_records(bytes, salt, from);
+            let torn_bytes = if own_end > from { own_end } else { header_bytes };
+            if torn_bytes > 0 {
+                let reason = format!("its first batch was not complete: expected {expected}, found {found}");
+                end.torn = Some(Torn { file: path.clone(), offset: 0, bytes: torn_bytes, reason });
+            }
         }
         Ok(SegmentEnd {
             sequence,
@@ -243,7 +254,8 @@ impl Reader {
             offset: 0,
             prev_crc: 0,
             sealed: false,
-            index_lines: 0,
+            meta_generation: 0,
+            index_bytes: index.len() as u64,
             index_intact: false,
         })
     }
@@ -274,28 +286,26 @@ struct Walk<'r> {
     reader: &'r Reader,
     segment: &'r OpenSegment,
     /// Read before the first record: whatever it names was durable then.
-    index: Vec<u8>,
+    index: &'r [u8],
     header: SegmentHeader,
     later_active: bool,
-    /// Lines of the index file that have been compared.
-    line: usize,
 }
 
 impl Walk<'_> {
     fn run(&mut self, end: &mut ScanEnd, visit: &mut Visitor) -> Result<SegmentEnd, LogError> {
         self.check_succession(end)?;
         let mut bytes: &[u8] = (*self.segment.map).as_ref();
-        let header_crc = self.header.prev_crc;
-        let mut scanner = Scanner::new(self.header.salt, SEGMENT_HEADER_BYTES as u64, header_crc);
-        let mut index_intact =
-            index_file::decode_header(&self.index) == Some((self.header.salt, self.segment.sequence));
+        let SegmentHeader { salt, prev_crc, .. } = self.header;
+        let mut scanner = Scanner::new(salt, SEGMENT_HEADER_BYTES as u64, prev_crc);
+        let mut comparison = Comparison::of(self.index, salt, self.segment.sequence);
+        let mut meta_generation = 0;
         let mut sealed = false;
         let mut retries = 0;
         while !sealed && !end.stopped {
             match scanner.next(bytes) {
                 Step::Record(record) => {
-                    self.check_record(&record, end)?;
-                    index_intact &= self.check_index_line(&record)?;
+                    self.check_record(&record, &mut meta_generation, end)?;
+                    self.check_index(&record, &mut comparison)?;
                     sealed = record.record_type == RecordType::Seal;
                     let file = &self.segment.path;
                     let read = ReadRecord { file, segment_sequence: self.segment.sequence, record };
@@ -308,13 +318,18 @@ impl Walk<'_> {
                         offset: scanner.offset(),
                         what,
                         found,
-                        known: if what == "record type" { RecordType::Seal as u64 } else { 0 },
+                        known: if what == "record type" {
+                            RecordType::Copy as u64
+                        } else {
+                            u64::from(BATCH_START)
+                        },
                     })
                 }
                 step => {
                     let covered = scanner.offset() < self.durable_offset(scanner.offset());
                     if !covered || retries == LIVE_RETRIES {
-                        self.judge_stop(step, covered, &scanner, end)?;
+                        let named = comparison.named_at(scanner.offset());
+                        self.judge_stop(step, covered, named, scanner.offset(), end)?;
                         break;
                     }
                     retries += 1;
@@ -322,8 +337,6 @@ impl Walk<'_> {
                 }
             }
         }
-        let full_index = index_file::INDEX_HEADER_BYTES + self.line * index_file::INDEX_ENTRY_BYTES;
-        index_intact &= self.index.len() == full_index;
         Ok(SegmentEnd {
             sequence: self.segment.sequence,
             path: self.segment.path.clone(),
@@ -332,17 +345,32 @@ impl Walk<'_> {
             offset: scanner.offset(),
             prev_crc: scanner.prev_crc(),
             sealed,
-            index_lines: self.line,
-            index_intact,
+            meta_generation,
+            index_bytes: self.index.len() as u64,
+            index_intact: comparison.is_exact(),
         })
     }
 
-    /// The segment must continue exactly where the one before ended.
-    fn check_succession(&self, end: &ScanEnd) -> Result<(), LogError> {
-        let prev_crc = end.segments.last().map_or(0, |before| before.prev_crc);
-        let expected = (end.sequence.last_index() + 1, end.sequence.last_term(), prev_crc);
+    /// The segment must continue exactly where the one before ended. The first one may begin before META's base:
+    /// segments are purged whole.
+    fn check_succession(&self, end: &mut ScanEnd) -> Result<(), LogError> {
         let found = (self.header.next_index, self.header.prev_term, self.header.prev_crc);
-        if expected == found {
+        let mut expected = (end.sequence.last_index() + 1, end.sequence.known_last_term(), Some(0));
+        if let Some(before) = end.segments.last() {
+            expected.2 = Some(before.prev_crc);
+        } else {
+            if self.segment.sequence > 1 {
+                expected.2 = None;
+            }
+            if (1..expected.0).contains(&found.0) {
+                end.sequence.start_behind(found.0 - 1, found.1);
+                expected = (found.0, Some(found.1), expected.2);
+            }
+        }
+        let fits = found.0 == expected.0
+            && expected.1.is_none_or(|term| found.1 == term)
+            && expected.2.is_none_or(|crc| found.2 == crc);
+        if fits {
             return Ok(());
         }
         let describe = |(index, term, crc): (u64, u64, u32)| {
@@ -351,12 +379,17 @@ impl Walk<'_> {
         Err(LogError::Foreign {
             file: self.segment.path.clone(),
             offset: 24,
-            expected: describe(expected),
+            expected: describe((expected.0, expected.1.unwrap_or(found.1), expected.2.unwrap_or(found.2))),
             found: describe(found),
         })
     }
 
-    fn check_record(&self, record: &Record, end: &mut ScanEnd) -> Result<(), LogError> {
+    fn check_record(
+        &self,
+        record: &Record,
+        meta_generation: &mut u64,
+        end: &mut ScanEnd,
+    ) -> Result<(), LogError> {
         end.sequence.apply(record).map_err(|(expected, found)| {
             LogError::corrupt(&self.segment.path, record.offset, Some(record.header.index), expected, found)
         })?;
@@ -364,6 +397,7 @@ impl Walk<'_> {
         else {
             return Ok(());
         };
+        *meta_generation = mark.meta_generation;
         let mut generation = self.reader.meta.generation;
         if mark.meta_generation > generation {
             // Beside a running writer META may just have been written.
@@ -377,27 +411,21 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether the index has the right line for this record. A valid line that says otherwise is damage.
-    fn check_index_line(&mut self, record: &Record) -> Result<bool, LogError> {
-        if record.record_type == RecordType::Mark {
-            return Ok(true);
+    /// The index may lack the record; naming another one in its place is damage.
+    fn check_index(&self, record: &Record, comparison: &mut Comparison) -> Result<(), LogError> {
+        if !record.record_type.is_indexed() {
+            return Ok(());
         }
-        let expected = IndexEntry::of(&record.header, record.record_type, record.offset as u32);
-        let line = index_line(&self.index, self.line);
-        self.line += 1;
-        if line.is_some_and(|line| line == expected.encode(self.header.salt)) {
-            return Ok(true);
-        }
-        match line.and_then(|line| IndexEntry::decode(self.header.salt, line)) {
-            None => Ok(false),
-            Some(found) => Err(LogError::corrupt(
+        let entry = IndexEntry::of(&record.header, record.record_type, record.offset as u32);
+        comparison.take(&entry).map_err(|named| {
+            LogError::corrupt(
                 &self.segment.path,
                 record.offset,
                 Some(record.header.index),
-                format!("the record that the index file names: {found:?}"),
-                format!("{expected:?}"),
-            )),
-        }
+                format!("the record that the index file names: {named:?}"),
+                format!("{entry:?}"),
+            )
+        })
     }
 
     /// Offset before which everything was durable once.
@@ -409,8 +437,8 @@ impl Walk<'_> {
             return bytes.len() as u64;
         }
         let floor = if floor.floor_sequence == sequence { floor.floor_offset } else { 0 };
-        let indexed = index_entries(&self.index, self.header.salt, self.line).map(|(_, entry)| entry.end());
-        floor.max(indexed.max().unwrap_or(0)).max(durable_by_marks(bytes, self.header.salt, from))
+        let indexed = index_file::entries(self.index, self.header.salt).map(|entry| entry.end()).max();
+        floor.max(indexed.unwrap_or(0)).max(durable_by_flags(bytes, self.header.salt, from))
     }
 
     /// The records end here: cleanly, torn, or by damage.
@@ -418,24 +446,28 @@ impl Walk<'_> {
         &self,
         step: Step,
         covered: bool,
-        scanner: &Scanner,
+        named: Option<IndexEntry>,
+        offset: u64,
         end: &mut ScanEnd,
     ) -> Result<(), LogError> {
-        let offset = scanner.offset();
         let (expected, found) = match step {
             Step::Invalid { expected, found } => (expected, found),
             _ => ("a record".to_string(), "zeros".to_string()),
         };
         if covered {
-            let index = index_entries(&self.index, self.header.salt, self.line)
-                .find(|(_, entry)| u64::from(entry.offset) == offset)
-                .map_or(end.sequence.last_index() + 1, |(_, entry)| entry.index);
+            let index = named.map_or(end.sequence.last_index() + 1, |named| named.index);
             return Err(LogError::corrupt(&self.segment.path, offset, Some(index), expected, found));
         }
-        let data = end_of_data((*self.segment.map).as_ref(), offset);
-        if data > offset {
+        let bytes: &[u8] = (*self.segment.map).as_ref();
+        let written_end = if self.header.recycled {
+            end_of_own_records(bytes, self.header.salt, offset)
+        } else {
+            end_of_data(bytes, offset)
+        };
+        if written_end > offset {
             let reason = format!("the last batch was not complete: expected {expected}, found {found}");
-            end.torn = Some(Torn { file: self.segment.path.clone(), offset, bytes: data - offset, reason });
+            let bytes = written_end - offset;
+            end.torn = Some(Torn { file: self.segment.path.clone(), offset, bytes, reason });
         }
         Ok(())
     }

@@ -4,14 +4,17 @@
 //!  0 crc u32 | 4 length u32 | 8 index u64 | 16 term u64 | 24 type u8 | 25 flags u8 | 26 zero u16 | 28 prev_crc u32
 //! ```
 //!
-//! `crc` = crc32 of payload, padding, the segment's salt, and the header after `crc`, in this order: the payload
-//! comes first, so that the checksum which the leader made of it once is simply continued, and stays end to end.
+//! `crc` = crc32 of payload, padding, place, and the header after `crc`, in this order: the payload comes first, so
+//! that the checksum which the leader made of it once is simply continued, and stays end to end. Place is the
+//! segment's salt XOR the record's offset: a record counts only where it was written, in this life of the file.
 
 use bytes::Bytes;
 
 pub const HEADER_BYTES: usize = 32;
-/// Payload of a mark: durable offset, META generation.
-pub const MARK_PAYLOAD_BYTES: usize = 16;
+/// Payload of a mark: META generation.
+pub const MARK_PAYLOAD_BYTES: usize = 8;
+/// Record flag: when this record was written, everything before it in its segment was on stable storage.
+pub const BATCH_START: u8 = 1;
 
 /// What an entry is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -43,13 +46,19 @@ impl Entry {
         Entry { index, term, kind, payload, payload_crc }
     }
 
+    /// What the entry takes in a segment: its record, and the copy of a membership.
+    pub fn segment_bytes(&self) -> u64 {
+        let copies = if self.kind == Kind::Membership { 2 } else { 1 };
+        copies * record_bytes(self.payload.len() as u32)
+    }
+
     /// Whether the payload is what its checksum says; to be asked of every entry that came over the wire.
     pub fn is_intact(&self) -> bool {
         crc32fast::hash(&self.payload) == self.payload_crc
     }
 }
 
-/// What a record is; the first three are the entry kinds. Fits in three bits (see the index file).
+/// What a record is; the first three are the entry kinds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum RecordType {
@@ -58,10 +67,12 @@ pub enum RecordType {
     Membership = 3,
     /// Drops entry `index` and all after it.
     Truncate = 4,
-    /// Starts a batch: says what was durable when the batch was written.
+    /// Says which META was durable: first in each segment, and before the next record when META has changed.
     Mark = 5,
     /// Ends a segment: the log goes on in the next one.
     Seal = 6,
+    /// Stands right behind a membership and repeats it, so that no single damage takes it away. Not an entry.
+    Copy = 7,
 }
 
 impl RecordType {
@@ -73,6 +84,7 @@ impl RecordType {
             4 => RecordType::Truncate,
             5 => RecordType::Mark,
             6 => RecordType::Seal,
+            7 => RecordType::Copy,
             _ => return None,
         })
     }
@@ -83,8 +95,28 @@ impl RecordType {
             RecordType::Normal => Some(Kind::Normal),
             RecordType::NoOp => Some(Kind::NoOp),
             RecordType::Membership => Some(Kind::Membership),
-            RecordType::Truncate | RecordType::Mark | RecordType::Seal => None,
+            RecordType::Truncate | RecordType::Mark | RecordType::Seal | RecordType::Copy => None,
         }
+    }
+
+    /// Whether the index file names records of this type.
+    pub fn is_indexed(self) -> bool {
+        !matches!(self, RecordType::Mark | RecordType::Copy)
+    }
+}
+
+/// Where a record stands; part of its CRC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Of the segment.
+    pub salt: u32,
+    /// Of the record's header in the segment.
+    pub offset: u64,
+}
+
+impl Place {
+    fn hashed(self) -> u32 {
+        self.salt ^ self.offset as u32
     }
 }
 
@@ -124,18 +156,17 @@ pub fn padding_bytes(payload_length: u32) -> usize {
 }
 
 impl RecordHeader {
-    /// A header whose `crc` is right for `payload_crc` in a segment with `salt`.
+    /// A header whose `crc` is right for `payload_crc` at `place`.
     pub fn sealed(
-        salt: u32,
-        record_type: RecordType,
+        place: Place,
+        (record_type, flags): (RecordType, u8),
         (index, term): (u64, u64),
         (length, payload_crc): (u32, u32),
         prev_crc: u32,
     ) -> RecordHeader {
         let record_type = record_type as u8;
-        let mut header =
-            RecordHeader { crc: 0, length, index, term, record_type, flags: 0, zero: 0, prev_crc };
-        header.crc = header.expected_crc(salt, payload_crc);
+        let mut header = RecordHeader { crc: 0, length, index, term, record_type, flags, zero: 0, prev_crc };
+        header.crc = header.expected_crc(place, payload_crc);
         header
     }
 
@@ -166,11 +197,11 @@ impl RecordHeader {
     }
 
     /// What `crc` must be, given the checksum of the payload; `crc` itself is not looked at.
-    pub fn expected_crc(&self, salt: u32, payload_crc: u32) -> u32 {
-        // Padding (at most 7 zero bytes), salt, header without its crc: contiguous, so that one call hashes them.
+    pub fn expected_crc(&self, place: Place, payload_crc: u32) -> u32 {
+        // Padding (at most 7 zero bytes), place, header without its crc: contiguous, so that one call hashes them.
         let padding = padding_bytes(self.length);
         let mut tail = [0; 7 + 4 + HEADER_BYTES - 4];
-        tail[7..11].copy_from_slice(&salt.to_le_bytes());
+        tail[7..11].copy_from_slice(&place.hashed().to_le_bytes());
         tail[11..].copy_from_slice(&self.encode()[4..]);
         let mut hasher = crc32fast::Hasher::new_with_initial(payload_crc);
         hasher.update(&tail[7 - padding..]);
@@ -191,23 +222,17 @@ pub(super) fn get_u64(bytes: &[u8], at: usize) -> u64 {
 /// What a mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Everything in this segment before this offset was durable when the mark was written; 0: not even the header.
-    pub durable_offset: u64,
     /// The newest durable META then: a META older than this is not the one of this log.
     pub meta_generation: u64,
 }
 
 impl Mark {
     pub fn encode(&self) -> [u8; MARK_PAYLOAD_BYTES] {
-        let mut bytes = [0; MARK_PAYLOAD_BYTES];
-        bytes[0..8].copy_from_slice(&self.durable_offset.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.meta_generation.to_le_bytes());
-        bytes
+        self.meta_generation.to_le_bytes()
     }
 
     /// `None` unless the payload has exactly the length of a mark's.
     pub fn decode(payload: &[u8]) -> Option<Mark> {
-        let payload: &[u8; MARK_PAYLOAD_BYTES] = payload.try_into().ok()?;
-        Some(Mark { durable_offset: get_u64(payload, 0), meta_generation: get_u64(payload, 8) })
+        Some(Mark { meta_generation: u64::from_le_bytes(payload.try_into().ok()?) })
     }
 }

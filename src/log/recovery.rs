@@ -7,18 +7,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::active::{Active, SegmentView};
 use super::disk::{Disk, FileHandle, Guard, Mode};
 use super::error::LogError;
-use super::index_file::{self, IndexEntry, INDEX_ENTRY_BYTES, INDEX_HEADER_BYTES};
+use super::index_file::{self, FrameBuilder, IndexEntry};
 use super::meta::{self, Meta, META_NAME};
-use super::prepare::{adopt, prepare, Prepared};
+use super::prepare::{planned_bytes, Maker, Prepared};
 use super::reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn};
-use super::record::{record_bytes, RecordType};
+use super::record::RecordType;
 use super::scan::{end_of_data, Scanner, Step};
 use super::segment::*;
 use super::table::{Line, Table};
-use super::writer::{Active, SegmentView, Start};
-use crate::limits::{LOG_CACHE_BYTES, LOG_SEGMENT_MIN_BYTES};
+use super::writer::Start;
+use crate::limits::{LOG_CACHE_BYTES, LOG_SEGMENTS_AHEAD, LOG_SEGMENT_MIN_BYTES};
 
 pub const LOCK_NAME: &str = "LOCK";
 
@@ -73,7 +74,8 @@ pub struct Opened {
     pub table: Table,
     pub views: Vec<Arc<SegmentView>>,
     pub start: Start,
-    pub prepared: Option<Prepared>,
+    /// Segments that are ready to be written, in order.
+    pub prepared: Vec<Prepared>,
     pub recovery: Recovery,
 }
 
@@ -119,12 +121,17 @@ pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64
                 }
                 leftovers.push(file);
             }
-            FileName::Index(_) | FileName::Temporary => leftovers.push(file),
+            FileName::Index(_) | FileName::Free(_) | FileName::Temporary => leftovers.push(file),
             FileName::Other => {}
         }
     }
     remove_all(disk, &leftovers)?;
-    prepare(disk, directory, meta.first_sequence, segment_bytes, &AtomicBool::new(false))?;
+    let maker = Maker { disk, directory, mode: Mode::Write };
+    maker.make(
+        meta.first_sequence,
+        planned_bytes(meta.first_sequence, segment_bytes),
+        &AtomicBool::new(false),
+    )?;
     let temporary = temporary_path(&path);
     let file = disk
         .open(&temporary, Mode::CreateNew)
@@ -142,7 +149,13 @@ fn remove_all(disk: &dyn Disk, files: &[PathBuf]) -> Result<(), LogError> {
 }
 
 /// Opens the log in `directory`. Nothing is changed on the disk unless all of it was found good.
-pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Result<Opened, LogError> {
+/// `mode`: how segments are opened for writing.
+pub fn open(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    segment_bytes: u64,
+    mode: Mode,
+) -> Result<Opened, LogError> {
     let started = Instant::now();
     if !disk.exists(&directory.join(META_NAME)) {
         return Err(LogError::NotALog { directory: directory.to_path_buf() });
@@ -152,13 +165,13 @@ pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Resul
     let reader = Reader::open_on(disk.clone(), directory)?;
     let mut meta = reader.meta().clone();
     let mut table = Table::new(meta.base_index, meta.base_term, LOG_CACHE_BYTES);
-    let end = reader.scan(&mut |read| {
+    let mut end = reader.scan(&mut |read| {
         load(&mut table, read);
         ControlFlow::Continue(())
     })?;
     assert!(table.last_index() == end.sequence.last_index(), "the table follows the records");
     let repair = Repair { disk: disk.as_ref(), directory };
-    let rebuilt_indexes = repair.apply(&end)?;
+    let rebuilt_indexes = repair.apply(&mut end)?;
     let damaged_meta_copies = reader.damaged_meta_copies();
     if damaged_meta_copies > 0 {
         repair.rewrite_meta(&mut meta)?;
@@ -166,23 +179,25 @@ pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Resul
     let (used, unused) =
         end.segments.split_at(end.segments.iter().take_while(|s| s.header.is_some()).count());
     let next_sequence = used.last().map_or(meta.first_sequence, |last| last.sequence + 1);
-    let prepared = repair.prepared(unused, next_sequence, segment_bytes)?;
-    let file_bytes = used.iter().map(|segment| segment.offset).sum();
+    let maker = Maker { disk: disk.as_ref(), directory, mode };
+    let prepared = repair.prepared(&maker, unused, next_sequence, segment_bytes)?;
+    let used_bytes: Vec<u64> = used.iter().map(|segment| segment.offset).collect();
     let views: Vec<_> = used.iter().map(view).collect();
     let mut active = None;
     if let Some((last, view)) = used.last().zip(views.last()) {
         (meta.floor_sequence, meta.floor_offset) = (last.sequence, last.offset);
         if !last.sealed {
             let index = index_path(directory, last.sequence);
-            let index_offset = (INDEX_HEADER_BYTES + last.index_lines * INDEX_ENTRY_BYTES) as u64;
-            active = Some(Active::resume(disk.as_ref(), view.clone(), last.offset, index, index_offset)?);
+            let index = (index, last.index_bytes);
+            let written = (last.offset, last.meta_generation);
+            active = Some(Active::resume(disk.as_ref(), mode, view.clone(), written, index)?);
         }
     }
     let recovery = Recovery {
         torn: end.torn,
         entries: table.last_index() + 1 - table.first_index(),
         segments: used.len() as u64,
-        bytes: file_bytes,
+        bytes: used_bytes.iter().sum(),
         rebuilt_indexes,
         damaged_meta_copies,
         leftovers: end.leftovers,
@@ -194,7 +209,7 @@ pub fn open(disk: &Arc<dyn Disk>, directory: &Path, segment_bytes: u64) -> Resul
         next_sequence,
         prev_crc: used.last().map_or(0, |last| last.prev_crc),
         last: (end.sequence.last_index(), end.sequence.last_term()),
-        file_bytes,
+        used_bytes,
     };
     Ok(Opened { lock, meta, table, views, start, prepared, recovery })
 }
@@ -216,6 +231,9 @@ fn sync_segments(disk: &dyn Disk, directory: &Path) -> Result<(), LogError> {
 fn load(table: &mut Table, read: ReadRecord) {
     let header = read.record.header;
     if let Some(kind) = read.record.record_type.entry_kind() {
+        if header.index < table.first_index() {
+            return;
+        }
         table.push_recovered(Line {
             term: header.term,
             offset: read.record.offset as u32,
@@ -224,14 +242,13 @@ fn load(table: &mut Table, read: ReadRecord) {
             kind,
         });
     } else if read.record.record_type == RecordType::Truncate {
-        table.truncate(header.index);
+        table.truncate(header.index.max(table.first_index()));
     }
 }
 
 fn view(segment: &SegmentEnd) -> Arc<SegmentView> {
-    let SegmentEnd { sequence, path, map, header, .. } = segment;
-    let salt = header.as_ref().expect("segments in use have a header").salt;
-    Arc::new(SegmentView { sequence: *sequence, salt, path: path.clone(), map: map.clone() })
+    let header = segment.header.as_ref().expect("segments in use have a header");
+    Arc::new(SegmentView::new(header, segment.path.clone(), segment.map.clone()))
 }
 
 /// The mending of what a crash left; every step may be interrupted and is then done again by the next start.
@@ -241,15 +258,17 @@ struct Repair<'d> {
 }
 
 impl Repair<'_> {
-    fn apply(&self, end: &ScanEnd) -> Result<Vec<PathBuf>, LogError> {
+    fn apply(&self, end: &mut ScanEnd) -> Result<Vec<PathBuf>, LogError> {
         if let Some(torn) = &end.torn {
             self.zero(torn)?;
         }
         let mut rebuilt = Vec::new();
-        for segment in end.segments.iter().filter(|segment| segment.header.is_some() && !segment.index_intact)
-        {
+        let used = end.segments.iter_mut().filter(|segment| segment.header.is_some());
+        for segment in used.filter(|segment| !segment.index_intact) {
             let path = index_path(self.directory, segment.sequence);
-            index_file::replace(self.disk, &path, &rebuild_index(segment))?;
+            let index = rebuild_index(segment);
+            index_file::replace(self.disk, &path, &index)?;
+            segment.index_bytes = index.len() as u64;
             rebuilt.push(path);
         }
         remove_all(self.disk, &end.leftovers)?;
@@ -293,29 +312,37 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Takes over the segment that was prepared to be the next one. There is always one before the first entry.
+    /// Takes over the segments that were prepared to be the next ones. There is always one before the first entry.
     fn prepared(
         &self,
+        maker: &Maker,
         unused: &[SegmentEnd],
         next_sequence: u32,
         segment_bytes: u64,
-    ) -> Result<Option<Prepared>, LogError> {
-        let Some((next, surplus)) = unused.split_first() else { return Ok(None) };
-        assert!(next.sequence == next_sequence, "segments are numbered without gaps");
+    ) -> Result<Vec<Prepared>, LogError> {
+        let (next, surplus) = unused.split_at(unused.len().min(LOG_SEGMENTS_AHEAD as usize));
         let surplus: Vec<PathBuf> = surplus
             .iter()
             .flat_map(|segment| [segment.path.clone(), index_path(self.directory, segment.sequence)])
             .filter(|path| self.disk.exists(path))
             .collect();
         remove_all(self.disk, &surplus)?;
-        let bytes: &[u8] = (*next.map).as_ref();
-        let capacity = bytes.len() as u64;
-        let usable = capacity >= LOG_SEGMENT_MIN_BYTES && capacity % BLOCK_BYTES as u64 == 0;
-        if usable && end_of_data(bytes, 0) == 0 {
-            return adopt(self.disk, self.directory, next_sequence).map(Some);
+        let mut prepared = Vec::new();
+        for (segment, sequence) in next.iter().zip(next_sequence..) {
+            assert!(segment.sequence == sequence, "segments are numbered without gaps");
+            let bytes: &[u8] = (*segment.map).as_ref();
+            let capacity = bytes.len() as u64;
+            let usable = capacity >= LOG_SEGMENT_MIN_BYTES && capacity % BLOCK_BYTES as u64 == 0;
+            prepared.push(if usable && bytes[..SEGMENT_HEADER_BYTES] == [0; SEGMENT_HEADER_BYTES] {
+                let recycled = end_of_data(bytes, SEGMENT_HEADER_BYTES as u64) > SEGMENT_HEADER_BYTES as u64;
+                maker.adopt(sequence, recycled)?
+            } else {
+                // Cut, or grown by a crash half-way: a new file takes its name.
+                let capacity = planned_bytes(sequence, segment_bytes);
+                maker.make(sequence, capacity, &AtomicBool::new(false))?
+            });
         }
-        // Cut, or grown by a crash half-way: a new file takes its name.
-        prepare(self.disk, self.directory, next_sequence, segment_bytes, &AtomicBool::new(false)).map(Some)
+        Ok(prepared)
     }
 }
 
@@ -323,15 +350,15 @@ impl Repair<'_> {
 fn rebuild_index(segment: &SegmentEnd) -> Vec<u8> {
     let header = segment.header.as_ref().expect("segments in use have a header");
     let mut index = index_file::encode_header(header.salt, segment.sequence).to_vec();
+    let mut frames = FrameBuilder::new(header.salt);
     let mut scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
     let segment_bytes: &[u8] = (*segment.map).as_ref();
     while scanner.offset() < segment.offset {
         let Step::Record(record) = scanner.next(segment_bytes) else { break };
-        assert!(scanner.offset() == record.offset + record_bytes(record.header.length));
-        if record.record_type != RecordType::Mark {
-            let line = IndexEntry::of(&record.header, record.record_type, record.offset as u32);
-            index.extend_from_slice(&line.encode(header.salt));
+        if record.record_type.is_indexed() {
+            frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
         }
     }
+    index.extend_from_slice(&frames.take());
     index
 }

@@ -18,6 +18,7 @@ pub const TEMPORARY_SUFFIX: &str = ".tmp";
 const SEGMENT_MAGIC: [u8; 8] = *b"RRAFTSEG";
 const SEGMENT_SUFFIX: &str = ".log";
 const INDEX_SUFFIX: &str = ".idx";
+const FREE_SUFFIX: &str = ".free";
 
 pub fn segment_path(directory: &Path, sequence: u32) -> PathBuf {
     directory.join(format!("{sequence:010}{SEGMENT_SUFFIX}"))
@@ -25,6 +26,11 @@ pub fn segment_path(directory: &Path, sequence: u32) -> PathBuf {
 
 pub fn index_path(directory: &Path, sequence: u32) -> PathBuf {
     directory.join(format!("{sequence:010}{INDEX_SUFFIX}"))
+}
+
+/// A purged segment that waits for its next life.
+pub fn free_path(directory: &Path, number: u32) -> PathBuf {
+    directory.join(format!("{number:010}{FREE_SUFFIX}"))
 }
 
 pub fn temporary_path(path: &Path) -> PathBuf {
@@ -38,6 +44,7 @@ pub fn temporary_path(path: &Path) -> PathBuf {
 pub enum FileName {
     Segment(u32),
     Index(u32),
+    Free(u32),
     Temporary,
     Other,
 }
@@ -52,6 +59,9 @@ pub fn parse_file_name(name: &str) -> FileName {
     }
     if let Some(sequence) = name.strip_suffix(INDEX_SUFFIX).and_then(sequence) {
         return FileName::Index(sequence);
+    }
+    if let Some(number) = name.strip_suffix(FREE_SUFFIX).and_then(sequence) {
+        return FileName::Free(number);
     }
     FileName::Other
 }
@@ -82,6 +92,8 @@ pub struct SegmentHeader {
     pub prev_term: u64,
     /// CRC of the seal that ends the segment before; 0 in the first.
     pub prev_crc: u32,
+    /// Whether bytes of the file's former life may stand behind the last record; else there are zeros.
+    pub recycled: bool,
     /// Length of the file in bytes: a file that is not this long was cut.
     pub capacity: u64,
     pub owner: Owner,
@@ -104,7 +116,7 @@ pub enum HeaderState {
 
 impl SegmentHeader {
     /// magic 0..8 | version 8 | crc 12 | salt 16 | sequence 20 | next index 24 | prev term 32 | prev crc 40 |
-    /// zero 44 | capacity 48 | cluster id 56..88 | node id 88 | zeros; `crc` covers all 4096 bytes but itself.
+    /// recycled 44 | capacity 48 | cluster id 56..88 | node id 88 | zeros; `crc` covers all 4096 bytes but itself.
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         bytes[0..8].copy_from_slice(&SEGMENT_MAGIC);
@@ -114,6 +126,7 @@ impl SegmentHeader {
         bytes[24..32].copy_from_slice(&self.next_index.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.prev_term.to_le_bytes());
         bytes[40..44].copy_from_slice(&self.prev_crc.to_le_bytes());
+        bytes[44] = u8::from(self.recycled);
         bytes[48..56].copy_from_slice(&self.capacity.to_le_bytes());
         bytes[56..88].copy_from_slice(&self.owner.cluster_id);
         bytes[88..96].copy_from_slice(&self.owner.node_id.to_le_bytes());
@@ -143,6 +156,7 @@ impl SegmentHeader {
             next_index: get_u64(bytes, 24),
             prev_term: get_u64(bytes, 32),
             prev_crc: get_u32(bytes, 40),
+            recycled: bytes[44] != 0,
             capacity: get_u64(bytes, 48),
             owner: Owner {
                 cluster_id: bytes[56..88].try_into().expect("32 bytes"),
@@ -151,7 +165,7 @@ impl SegmentHeader {
         })
     }
 
-    /// The salt of a header that may be damaged elsewhere: good enough to look for marks with, as their own CRC
+    /// The salt of a header that may be damaged elsewhere: good enough to look for records with, as their own CRC
     /// tells whether it was right.
     pub fn salt_of_damaged(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> u32 {
         get_u32(bytes, 16)

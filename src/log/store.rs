@@ -6,18 +6,19 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+use super::active::SegmentView;
 use super::disk::{Disk, Guard, SystemDisk};
 use super::error::LogError;
+use super::helper::{Helper, Settings};
 use super::meta::{Meta, META_NAME};
-use super::prepare::Preparer;
-use super::record::{Entry, RecordHeader, RecordType};
+use super::record::{Entry, Place, RecordHeader, RecordType};
 use super::recovery::{self, Opened, Recovery};
 use super::scan::{header_at, payload_at};
 use super::segment::{Owner, BLOCK_BYTES};
 use super::stats::{Stats, SyncStats};
 use super::sync::{InlineWriter, Shared, Syncer};
 use super::table::Table;
-use super::writer::{LogWriter, SegmentView, Work};
+use super::writer::{LogWriter, Purge, Work};
 use super::{HardState, Identity, Notify, Options, RecordInfo, SharedNotify, WriteRequest};
 use crate::limits::*;
 
@@ -28,6 +29,7 @@ pub struct Log {
     directory: PathBuf,
     identity: Identity,
     hard_state: HardState,
+    trusted: bool,
     table: Table,
     /// In order of sequence, without gaps.
     segments: Vec<Arc<SegmentView>>,
@@ -130,17 +132,20 @@ impl Log {
         threads: bool,
     ) -> Result<(Log, Syncer, Recovery), LogError> {
         let segment_bytes = checked_segment_bytes(directory, &options)?;
+        let mode = options.write_mode();
         let Opened { lock, meta, table, views, start, prepared, recovery } =
-            recovery::open(&disk, directory, segment_bytes)?;
-        let stats = Arc::new(Mutex::new(SyncStats::new(start.file_bytes)));
+            recovery::open(&disk, directory, segment_bytes, mode)?;
+        let stats = Arc::new(Mutex::new(SyncStats::new(start.used_bytes.iter().sum())));
         let shared = Arc::new(Shared::new(options.fsync, stats.clone()));
         let (failing, failing_notify) = (shared.clone(), notify.clone());
         let on_failure = Box::new(move |error| {
             failing.fail(error);
             failing_notify();
         });
-        let preparer = Preparer::start(disk.clone(), directory.to_path_buf(), prepared, on_failure, threads)?;
-        let writer = LogWriter::new(disk, directory.to_path_buf(), segment_bytes, preparer, stats, start)?;
+        let settings =
+            Settings { disk: disk.clone(), directory: directory.to_path_buf(), segment_bytes, mode };
+        let helper = Helper::start(settings, prepared, stats.clone(), on_failure, threads)?;
+        let writer = LogWriter::new(disk, directory.to_path_buf(), helper, stats, start)?;
         let log = Log {
             directory: directory.to_path_buf(),
             identity: Identity {
@@ -149,6 +154,7 @@ impl Log {
                 secret: meta.secret,
             },
             hard_state: meta.hard_state,
+            trusted: !meta.distrusted,
             table,
             segments: views,
             last_request: 0,
@@ -167,6 +173,12 @@ impl Log {
     /// Term and vote as last handed in (or read back).
     pub fn hard_state(&self) -> HardState {
         self.hard_state
+    }
+
+    /// Whether no acknowledged entry can have been cut away. A node whose log is not trusted neither votes nor stands
+    /// until it has caught up, and says so by [`WriteRequest::regain_trust`].
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
     }
 
     /// Index of the first entry; 1 if nothing was purged, also while the log is empty.
@@ -213,15 +225,45 @@ impl Log {
             assert!(self.hard_state.may_become(hard_state), "{:?} -> {hard_state:?}", self.hard_state);
             self.hard_state = hard_state;
         }
+        self.trusted |= request.regain_trust;
         if let Some(from) = request.truncate_from {
             self.table.truncate(from);
         }
         let term_left = self.table.term_at(self.table.last_index()).expect("the last entry has a term");
-        for entry in &request.entries {
-            assert!(entry.payload.len() <= MAX_ENTRY_BYTES, "an entry of {} bytes", entry.payload.len());
-            self.table.push(request.id, entry);
-        }
-        self.unstarted |= self.shared.submit(Work { request, term_left });
+        let WriteRequest { id, hard_state, truncate_from, entries, regain_trust } = request;
+        let entries = Arc::new(entries);
+        let payload_bytes = self.table.push(id, entries.clone());
+        let work = Work { id, hard_state, regain_trust, truncate_from, term_left, entries, payload_bytes };
+        self.unstarted |= self.shared.submit(work);
+    }
+
+    /// Gives up entries up to `through` at most: whole segments that hold nothing else. They cannot be read from now
+    /// on; the sync thread writes META and the helper puts the segments away, some time soon.
+    ///
+    /// # Panics
+    /// If `through` is beyond the last entry: a log is not purged of what it never held.
+    pub fn purge(&mut self, through: u64) {
+        assert!(
+            through <= self.last_index(),
+            "purge through {through}, the log ends at {}",
+            self.last_index()
+        );
+        // A segment whose first entry came behind one that is still in the log: all that is behind it is in this
+        // segment or a later one.
+        let begins_the_log = |view: &Arc<SegmentView>| {
+            view.next_index <= through + 1 && self.table.term_at(view.next_index - 1) == Some(view.prev_term)
+        };
+        let Some(at) = self.segments.iter().rposition(begins_the_log).filter(|at| *at > 0) else { return };
+        let view = self.segments[at].clone();
+        let base_index = view.next_index - 1;
+        self.table.purge(base_index);
+        self.shared.purge(Purge {
+            after_request: self.last_request,
+            base_index,
+            base_term: view.prev_term,
+            first_sequence: view.sequence,
+            views: self.segments.drain(..at).collect(),
+        });
     }
 
     /// Id of the last request that is durable, 0 at first. An error is final: no later request is ever
@@ -269,7 +311,7 @@ impl Log {
         let payload = payload_at(bytes, offset, line.length).expect("inside the segment").0;
         let payload = Bytes::copy_from_slice(payload);
         let payload_crc = crc32fast::hash(&payload);
-        let expected_crc = header.expected_crc(view.salt, payload_crc);
+        let expected_crc = header.expected_crc(Place { salt: view.salt, offset }, payload_crc);
         if header.crc != expected_crc {
             return Err(corrupt(format!("crc {expected_crc:08x}"), format!("crc {:08x}", header.crc)));
         }
@@ -282,6 +324,11 @@ impl Log {
         let mut stats = Stats { cached_bytes, cached_entries, ..Stats::default() };
         self.shared.describe(&mut stats);
         stats
+    }
+
+    /// Why a segment could not be made ahead of need, or a purged one not put away, the last time that happened.
+    pub fn prepare_last_error(&self) -> Option<String> {
+        self.shared.prepare_last_error()
     }
 
     /// Whether later requests wait for fdatasync.
@@ -318,6 +365,7 @@ fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Option
         first_sequence: 1,
         floor_sequence: 1,
         floor_offset: 0,
+        distrusted: false,
     };
     recovery::create(disk, directory, &meta, segment_bytes)
 }

@@ -4,31 +4,48 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
+use super::active::SegmentView;
 use super::disk::Guard;
 use super::error::LogError;
 use super::stats::{Stats, SyncStats};
 use super::table::Placement;
-use super::writer::{LogWriter, SegmentView, Work, SYNC_PERIOD};
+use super::writer::{LogWriter, Purge, Work, SYNC_PERIOD};
 use super::SharedNotify;
 use crate::limits::LOG_BATCH_BYTES;
 
+/// What the raft thread asks for.
 #[derive(Default)]
 struct Queue {
     work: VecDeque<Work>,
+    /// The request that was taken last: by the time something else is taken it is written.
+    taken: u64,
+    purge: Option<Purge>,
     closing: bool,
 }
 
+/// What the sync thread does next.
+enum Task {
+    Write(Vec<Work>),
+    Purge(Purge),
+    /// Nothing was asked for some time.
+    Maintain,
+}
+
 impl Queue {
-    /// The next batch: all that waits, unless it is more than one sync should cover.
-    fn take_batch(&mut self) -> Vec<Work> {
+    /// A purge as soon as it may be done; else a batch: all that waits, unless it is more than one sync should cover.
+    fn take(&mut self) -> Option<Task> {
+        if self.purge.as_ref().is_some_and(|purge| purge.after_request <= self.taken) {
+            return self.purge.take().map(Task::Purge);
+        }
         let mut bytes = 0;
         let count = self.work.iter().take_while(|work| {
             let room = bytes < LOG_BATCH_BYTES;
-            bytes += work.request.entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+            bytes += work.payload_bytes;
             room
         });
         let count = count.count();
-        self.work.drain(..count).collect()
+        self.taken = self.work.get(count.checked_sub(1)?)?.id;
+        Some(Task::Write(self.work.drain(..count).collect()))
     }
 }
 
@@ -82,6 +99,21 @@ impl Shared {
         queue.work.len() == 1
     }
 
+    /// Gives up the beginning of the log, some time soon.
+    pub fn purge(&self, mut purge: Purge) {
+        if self.failure.get().is_some() {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        if let Some(before) = queue.purge.take() {
+            // One META for both.
+            purge.views.splice(..0, before.views);
+        }
+        queue.purge = Some(purge);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
     /// Not while the lock is held: the thread needs it at once.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -96,6 +128,10 @@ impl Shared {
 
     pub fn take_placed(&self) -> Placed {
         std::mem::take(&mut lock(&self.placed))
+    }
+
+    pub fn prepare_last_error(&self) -> Option<String> {
+        lock(&self.stats).prepare_last_error()
     }
 
     /// Fills in what this side knows.
@@ -118,27 +154,29 @@ impl Shared {
         let _ = self.failure.set(error);
     }
 
-    /// Waits for work; `None` when the log is closed and all is done. An empty batch: time for maintenance.
-    fn next_batch(&self, maintenance: bool) -> Option<Vec<Work>> {
+    /// Waits for something to do; `None` when the log is closed and all is done.
+    fn next_task(&self, maintenance: bool) -> Option<Task> {
         let mut queue = lock(&self.queue);
-        while queue.work.is_empty() {
+        loop {
+            if let Some(task) = queue.take() {
+                return Some(task);
+            }
             if queue.closing {
                 return None;
             }
             if maintenance {
                 let waited = self.wake.wait_timeout(queue, SYNC_PERIOD).expect("no thread of the log panics");
                 queue = waited.0;
-                if waited.1.timed_out() && queue.work.is_empty() {
-                    return Some(Vec::new());
+                if waited.1.timed_out() {
+                    return queue.take().or(Some(Task::Maintain));
                 }
             } else {
                 queue = self.wake.wait(queue).expect("no thread of the log panics");
             }
         }
-        Some(queue.take_batch())
     }
 
-    /// What raft thread and notice are told after a batch is durable.
+    /// Tells the raft thread of a batch that is durable.
     fn publish(&self, writer: &mut LogWriter, id: u64) {
         let mut placed = lock(&self.placed);
         placed.placements.append(&mut writer.placements);
@@ -164,24 +202,29 @@ impl Syncer {
     }
 
     fn write_all(&mut self) -> Result<(), LogError> {
-        while let Some(batch) = self.shared.next_batch(self.writer.needs_maintenance()) {
-            self.write(batch)?;
+        while let Some(task) = self.shared.next_task(self.writer.needs_maintenance()) {
+            self.perform(task)?;
             self.writer.maintain()?;
         }
         self.writer.close()
     }
 
-    fn write(&mut self, batch: Vec<Work>) -> Result<(), LogError> {
+    fn perform(&mut self, task: Task) -> Result<(), LogError> {
         if let Some(error) = self.shared.failure.get() {
             return Err(error.clone());
         }
-        let Some(last) = batch.last() else { return Ok(()) };
-        let id = last.request.id;
-        self.writer.write_batch(&batch, self.shared.fsync.load(Ordering::Relaxed))?;
-        self.shared.publish(&mut self.writer, id);
-        // Freed before telling: the raft thread may wait for memory, never for this.
-        drop(batch);
-        (self.notify)();
+        match task {
+            Task::Write(batch) => {
+                let id = batch.last().expect("a batch is not empty").id;
+                self.writer.write_batch(&batch, self.shared.fsync.load(Ordering::Relaxed))?;
+                self.shared.publish(&mut self.writer, id);
+                // Freed before telling: the raft thread may wait for memory, never for this.
+                drop(batch);
+                (self.notify)();
+            }
+            Task::Purge(purge) => self.writer.purge(purge)?,
+            Task::Maintain => {}
+        }
         Ok(())
     }
 
@@ -223,14 +266,16 @@ impl InlineWriter {
     }
 
     fn step(&mut self) -> Result<bool, LogError> {
-        let (batch, closing) = {
+        let (task, closing) = {
             let mut queue = lock(&self.syncer.shared.queue);
-            (queue.take_batch(), queue.closing)
+            (queue.take(), queue.closing)
         };
-        let written = !batch.is_empty();
-        self.syncer.write(batch)?;
+        let worked = task.is_some();
+        if let Some(task) = task {
+            self.syncer.perform(task)?;
+        }
         let writer = &mut self.syncer.writer;
-        if writer.maintain()? || written || writer.help() {
+        if writer.maintain()? || worked || writer.help() {
             return Ok(true);
         }
         if closing {

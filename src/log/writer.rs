@@ -2,151 +2,57 @@
 //!
 //! Order of effects, on which recovery rests:
 //! 1. META before the entries of the same batch.
-//! 2. A batch only after the one before is durable; its mark says so.
+//! 2. A batch only after the one before is durable; the flag of its first record says so.
 //! 3. A segment's header with its first batch, only after the seal of the segment before is durable.
-//! 4. Lines of the index file only after their records are durable; a batch is acknowledged after them.
+//! 4. Frames of the index file only after their records are durable; a batch is acknowledged after them.
 
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::disk::{Disk, FileHandle, Map, Mode};
+use super::active::{Active, SegmentView};
+use super::buffer::Buffer;
+use super::disk::{Disk, FileHandle, Mode};
 use super::error::LogError;
-use super::index_file::{IndexEntry, INDEX_HEADER_BYTES};
-use super::meta::{self, Meta, META_NAME};
-use super::prepare::{Prepared, Preparer};
+use super::helper::Helper;
+use super::meta::{self, Meta, META_BYTES, META_NAME};
 use super::record::*;
 use super::segment::*;
 use super::stats::SyncStats;
 use super::table::Placement;
-use super::WriteRequest;
+use super::{Entry, HardState};
 
-/// A batch larger than this is written in several pieces (and synced once): bounds the buffer.
-const WRITE_CHUNK_BYTES: usize = 1 << 20;
 /// What need not be durable at once is synced this often: the index file, and segments without fsync.
 pub const SYNC_PERIOD: Duration = Duration::from_secs(1);
 const MARK_BYTES: u64 = (HEADER_BYTES + MARK_PAYLOAD_BYTES) as u64;
 const SEAL_BYTES: u64 = HEADER_BYTES as u64;
 
-/// A segment, for reading.
-pub struct SegmentView {
-    pub sequence: u32,
-    pub salt: u32,
-    pub path: PathBuf,
-    pub map: Map,
-}
-
 /// A request on its way to the disk.
 pub struct Work {
-    pub request: WriteRequest,
+    /// Of the request.
+    pub id: u64,
+    pub hard_state: Option<HardState>,
+    pub regain_trust: bool,
+    pub truncate_from: Option<u64>,
     /// Term of the last entry that `truncate_from` leaves.
     pub term_left: u64,
+    /// Shared with the cache: the payloads are not touched until one of both lets go.
+    pub entries: Arc<Vec<Entry>>,
+    /// Of all entries.
+    pub payload_bytes: usize,
 }
 
-/// The segment being written.
-pub struct Active {
-    view: Arc<SegmentView>,
-    capacity: u64,
-    file: FileHandle,
-    index_path: PathBuf,
-    index_file: FileHandle,
-    index_offset: u64,
-    /// Lines of records that are written but not known to be durable.
-    index_lines: Vec<u8>,
-    /// Where `buffer` belongs; a multiple of the block size.
-    block_offset: u64,
-    /// The bytes from `block_offset` on: a block that is partly written already, then what is to be written.
-    buffer: Vec<u8>,
-    /// Everything before is durable; 0: not even the header.
-    durable_offset: u64,
-}
-
-impl Active {
-    fn cursor(&self) -> u64 {
-        self.block_offset + self.buffer.len() as u64
-    }
-
-    /// A prepared segment, its header to be written with the first batch.
-    fn begin(prepared: Prepared, header: &SegmentHeader) -> Active {
-        let Prepared { sequence, capacity, salt, path, file, map, index_path, index_file } = prepared;
-        Active {
-            view: Arc::new(SegmentView { sequence, salt, path, map }),
-            capacity,
-            file,
-            index_path,
-            index_file,
-            index_offset: INDEX_HEADER_BYTES as u64,
-            index_lines: Vec::new(),
-            block_offset: 0,
-            buffer: header.encode().to_vec(),
-            durable_offset: 0,
-        }
-    }
-
-    /// A segment that recovery found open, with everything before `offset` durable.
-    pub fn resume(
-        disk: &dyn Disk,
-        view: Arc<SegmentView>,
-        offset: u64,
-        index_path: PathBuf,
-        index_offset: u64,
-    ) -> Result<Active, LogError> {
-        let open = |path: &Path| {
-            disk.open(path, Mode::Write).map_err(|source| LogError::io("open", path, None, source))
-        };
-        let (file, index_file) = (open(&view.path)?, open(&index_path)?);
-        let bytes: &[u8] = (*view.map).as_ref();
-        let block_offset = offset - offset % BLOCK_BYTES as u64;
-        let buffer = bytes[block_offset as usize..offset as usize].to_vec();
-        let capacity = bytes.len() as u64;
-        Ok(Active {
-            view,
-            capacity,
-            file,
-            index_path,
-            index_file,
-            index_offset,
-            index_lines: Vec::new(),
-            block_offset,
-            buffer,
-            durable_offset: offset,
-        })
-    }
-
-    /// Writes the buffer: whole blocks of it, or all of it padded with zeros to a whole block.
-    fn flush(&mut self, padded: bool) -> Result<(), LogError> {
-        let length = self.buffer.len();
-        let whole = length - length % BLOCK_BYTES;
-        let write_bytes = if padded { length.next_multiple_of(BLOCK_BYTES) } else { whole };
-        assert!(self.block_offset + write_bytes as u64 <= self.capacity, "a write stays inside its segment");
-        self.buffer.resize(write_bytes.max(length), 0);
-        self.file
-            .write_at(&self.buffer[..write_bytes], self.block_offset)
-            .map_err(|source| LogError::io("write", &self.view.path, self.block_offset, source))?;
-        self.buffer.truncate(length);
-        self.buffer.drain(..whole);
-        self.block_offset += whole as u64;
-        Ok(())
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        for piece in bytes.chunks(WRITE_CHUNK_BYTES) {
-            self.buffer.extend_from_slice(piece);
-            if self.buffer.len() >= WRITE_CHUNK_BYTES {
-                self.flush(false)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_index(&mut self) -> Result<(), LogError> {
-        self.index_file
-            .write_at(&self.index_lines, self.index_offset)
-            .map_err(|source| LogError::io("write", &self.index_path, self.index_offset, source))?;
-        self.index_offset += self.index_lines.len() as u64;
-        self.index_lines.clear();
-        Ok(())
-    }
+/// The beginning of the log is given up.
+pub struct Purge {
+    /// Only when this request is durable: the new first entry may be part of it.
+    pub after_request: u64,
+    /// The log starts behind this entry from now on, with segment `first_sequence`.
+    pub base_index: u64,
+    pub base_term: u64,
+    pub first_sequence: u32,
+    /// What is given up.
+    pub views: Vec<Arc<SegmentView>>,
 }
 
 /// Where writing starts, as recovery found it.
@@ -159,16 +65,15 @@ pub struct Start {
     pub prev_crc: u32,
     /// Index and term of the last entry.
     pub last: (u64, u64),
-    /// Bytes of the log that are in use.
-    pub file_bytes: u64,
+    /// Bytes in use of each segment of the log, in order.
+    pub used_bytes: Vec<u64>,
 }
 
 /// Owner of all files while the log is open.
 pub struct LogWriter {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
-    segment_bytes: u64,
-    preparer: Preparer,
+    helper: Helper,
     meta: Meta,
     meta_path: PathBuf,
     meta_file: FileHandle,
@@ -176,17 +81,15 @@ pub struct LogWriter {
     next_sequence: u32,
     prev_crc: u32,
     last: (u64, u64),
-    /// The last entry that is durable.
-    durable: (u64, u64),
-    /// Whether the batch being written has its mark in the active segment.
-    marked: bool,
-    /// Since when there is something written and not synced.
+    /// Since when, by the disk's clock, there is something written and not synced.
     unsynced_since: Option<Duration>,
     index_dirty_since: Option<Duration>,
     /// What happened since it was last taken.
     pub placements: Vec<Placement>,
     pub new_segments: Vec<Arc<SegmentView>>,
-    file_bytes: u64,
+    /// Bytes in use of each segment from META's first to the one before the active, and their sum.
+    used_bytes: VecDeque<u64>,
+    sealed_bytes: u64,
     stats: Arc<Mutex<SyncStats>>,
 }
 
@@ -194,8 +97,7 @@ impl LogWriter {
     pub fn new(
         disk: Arc<dyn Disk>,
         directory: PathBuf,
-        segment_bytes: u64,
-        preparer: Preparer,
+        helper: Helper,
         stats: Arc<Mutex<SyncStats>>,
         start: Start,
     ) -> Result<LogWriter, LogError> {
@@ -203,12 +105,16 @@ impl LogWriter {
         let meta_file = disk
             .open(&meta_path, Mode::Write)
             .map_err(|source| LogError::io("open", &meta_path, None, source))?;
-        let Start { meta, active, next_sequence, prev_crc, last, file_bytes } = start;
+        let Start { meta, active, next_sequence, prev_crc, last, used_bytes } = start;
+        assert!(meta.first_sequence + used_bytes.len() as u32 == next_sequence, "segments have no gaps");
+        let mut used_bytes = VecDeque::from(used_bytes);
+        if active.is_some() {
+            used_bytes.pop_back();
+        }
         Ok(LogWriter {
             disk,
             directory,
-            segment_bytes,
-            preparer,
+            helper,
             meta,
             meta_path,
             meta_file,
@@ -216,46 +122,80 @@ impl LogWriter {
             next_sequence,
             prev_crc,
             last,
-            durable: last,
-            marked: false,
             unsynced_since: None,
             index_dirty_since: None,
             placements: Vec::new(),
             new_segments: Vec::new(),
-            file_bytes,
+            sealed_bytes: used_bytes.iter().sum(),
+            used_bytes,
             stats,
         })
     }
 
     /// Writes a batch; on return with `fsync` all of it is durable. An error is final.
     pub fn write_batch(&mut self, batch: &[Work], fsync: bool) -> Result<(), LogError> {
-        let hard_state = batch.iter().rev().find_map(|work| work.request.hard_state);
-        if hard_state.is_some_and(|hard_state| hard_state != self.meta.hard_state) {
-            self.meta.hard_state = hard_state.expect("just seen");
+        let hard_state = batch.iter().rev().find_map(|work| work.hard_state).unwrap_or(self.meta.hard_state);
+        let trust = self.meta.distrusted && batch.iter().any(|work| work.regain_trust);
+        if hard_state != self.meta.hard_state || trust {
+            self.meta.hard_state = hard_state;
+            self.meta.distrusted &= !trust;
             self.write_meta()?;
         }
-        self.marked = false;
         let mut written = false;
-        for Work { request, term_left } in batch {
-            if let Some(from) = request.truncate_from {
+        for work in batch {
+            if let Some(from) = work.truncate_from {
                 self.put(RecordType::Truncate, (from, 0), &[], 0)?;
-                self.last = (from - 1, *term_left);
+                self.last = (from - 1, work.term_left);
                 written = true;
             }
-            for entry in &request.entries {
-                let record_type = RecordType::from(entry.kind);
-                let position = (entry.index, entry.term);
-                let offset = self.put(record_type, position, &entry.payload, entry.payload_crc)?;
-                let segment = self.active.as_ref().expect("just put into").view.sequence;
-                self.placements.push(Placement { request: request.id, index: entry.index, segment, offset });
-                self.last = position;
+            for entry in work.entries.iter() {
+                self.put_entry(work.id, entry)?;
                 written = true;
             }
         }
         if written {
             self.finish(fsync)?;
-            self.prepare_ahead();
+            self.keep_ahead();
         }
+        Ok(())
+    }
+
+    fn put_entry(&mut self, request: u64, entry: &Entry) -> Result<(), LogError> {
+        let position = (entry.index, entry.term);
+        let record_type = RecordType::from(entry.kind);
+        let offset = self.put(record_type, position, &entry.payload, entry.payload_crc)?;
+        self.last = position;
+        let segment = self.active.as_ref().expect("just put into").view.sequence;
+        let end = offset + entry.segment_bytes() as u32;
+        match self.placements.last_mut() {
+            Some(last) if (last.request, last.segment, last.end) == (request, segment, offset) => {
+                last.count += 1;
+                last.end = end;
+            }
+            _ => {
+                let first_index = entry.index;
+                self.placements.push(Placement { request, first_index, count: 1, segment, offset, end });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up the segments before `purge.first_sequence`. META is the commit point: what is left undone behind it
+    /// is finished by the next start.
+    pub fn purge(&mut self, purge: Purge) -> Result<(), LogError> {
+        let Purge { base_index, base_term, first_sequence, views, .. } = purge;
+        let sequences = self.meta.first_sequence..first_sequence;
+        assert!(!sequences.is_empty() && first_sequence < self.next_sequence, "the active segment is kept");
+        assert!(base_index >= self.meta.base_index && base_index <= self.last.0, "the log holds its base");
+        if self.unsynced_since.is_some() {
+            self.sync()?;
+        }
+        (self.meta.base_index, self.meta.base_term) = (base_index, base_term);
+        self.meta.first_sequence = first_sequence;
+        self.write_meta()?;
+        self.sealed_bytes -= self.used_bytes.drain(..sequences.len()).sum::<u64>();
+        self.helper.put_away(sequences, views);
+        self.note(|_| ());
         Ok(())
     }
 
@@ -272,7 +212,7 @@ impl LogWriter {
         if index_dirty {
             self.index_dirty_since = None;
             let active = self.active.as_ref().expect("its index was written");
-            self.preparer.sync_index(active.index_file.clone(), active.index_path.clone());
+            self.helper.sync_index(active.index_file.clone(), active.index_path.clone());
         }
         Ok(unsynced || index_dirty)
     }
@@ -284,7 +224,7 @@ impl LogWriter {
 
     /// Without a thread for it: does something that was asked of the helper. False: there is nothing.
     pub fn help(&mut self) -> bool {
-        self.preparer.run_once()
+        self.helper.run_once()
     }
 
     /// Leaves nothing unsynced behind.
@@ -303,7 +243,11 @@ impl LogWriter {
         self.meta.generation += 1;
         let started = self.disk.now();
         meta::write(self.meta_file.as_ref(), &self.meta_path, &self.meta)?;
-        self.note_sync(self.disk.now().saturating_sub(started));
+        let duration = self.disk.now().saturating_sub(started);
+        self.note(|stats| {
+            stats.record_sync(duration);
+            stats.written_bytes += META_BYTES as u64 / 2;
+        });
         Ok(())
     }
 
@@ -321,18 +265,23 @@ impl LogWriter {
             return Err(LogError::PayloadChanged { file, index: position.0, expected: payload_crc, found });
         }
         let length = u32::try_from(payload.len()).expect("payloads are below 1 GiB");
-        // Room for the mark too, and the seal that must still fit behind.
-        let bytes = MARK_BYTES + record_bytes(length) + SEAL_BYTES;
+        // Room for a mark and a copy too, and the seal that must still fit behind.
+        let copies = if record_type == RecordType::Membership { 2 } else { 1 };
+        let bytes = MARK_BYTES + copies * record_bytes(length) + SEAL_BYTES;
         if self.active.as_ref().is_none_or(|active| active.cursor() + bytes > active.capacity) {
             self.roll(bytes)?;
         }
-        if !self.marked {
-            self.marked = true;
-            let durable_offset = self.active.as_ref().expect("rolled").durable_offset;
-            let mark = Mark { durable_offset, meta_generation: self.meta.generation }.encode();
-            self.emit(RecordType::Mark, self.durable, &mark, crc32fast::hash(&mark))?;
+        let active = self.active.as_mut().expect("rolled if there was none");
+        if active.marked_generation != self.meta.generation {
+            active.marked_generation = self.meta.generation;
+            let mark = Mark { meta_generation: self.meta.generation }.encode();
+            self.emit(RecordType::Mark, self.last, &mark, crc32fast::hash(&mark))?;
         }
-        self.emit(record_type, position, payload, payload_crc)
+        let offset = self.emit(record_type, position, payload, payload_crc)?;
+        if record_type == RecordType::Membership {
+            self.emit(RecordType::Copy, position, payload, payload_crc)?;
+        }
+        Ok(offset)
     }
 
     fn emit(
@@ -343,105 +292,94 @@ impl LogWriter {
         payload_crc: u32,
     ) -> Result<u32, LogError> {
         let active = self.active.as_mut().expect("records are put into an active segment");
-        let offset = u32::try_from(active.cursor()).expect("segments are below 4 GiB");
-        let length = payload.len() as u32;
-        let salt = active.view.salt;
-        let header = RecordHeader::sealed(salt, record_type, position, (length, payload_crc), self.prev_crc);
-        self.prev_crc = header.crc;
-        active.push(&header.encode())?;
-        active.push(payload)?;
-        active.push(&[0; 7][..padding_bytes(length)])?;
-        if record_type != RecordType::Mark {
-            let line = IndexEntry::of(&header, record_type, offset).encode(salt);
-            active.index_lines.extend_from_slice(&line);
-        }
-        self.file_bytes += record_bytes(length);
+        let (offset, crc) = active.put(record_type, position, (payload, payload_crc), self.prev_crc)?;
+        self.prev_crc = crc;
         Ok(offset)
     }
 
     /// Ends the batch: written, and durable if `fsync`.
     fn finish(&mut self, fsync: bool) -> Result<(), LogError> {
-        self.active.as_mut().expect("something was put").flush(true)?;
-        let now = self.disk.now();
-        self.unsynced_since.get_or_insert(now);
+        let started = self.disk.now();
+        self.active.as_mut().expect("something was put").write(fsync)?;
         if fsync {
-            self.sync()?;
+            self.synced(started);
+        } else {
+            self.unsynced_since.get_or_insert(started);
+            self.note(|_| ());
         }
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
-        let active = self.active.as_mut().expect("something was written");
         let started = self.disk.now();
-        let sync = active.file.sync_data();
-        sync.map_err(|source| LogError::io("fdatasync", &active.view.path, active.durable_offset, source))?;
-        let duration = self.disk.now().saturating_sub(started);
-        active.durable_offset = active.cursor();
-        active.write_index()?;
+        self.active.as_mut().expect("something was written").sync()?;
+        self.synced(started);
+        Ok(())
+    }
+
+    /// Notes that all that was put is durable; the write or sync that made it so began at `started`.
+    fn synced(&mut self, started: Duration) {
+        let now = self.disk.now();
         self.unsynced_since = None;
-        self.durable = self.last;
+        self.index_dirty_since.get_or_insert(now);
+        let active = self.active.as_ref().expect("something was written");
         self.meta.floor_sequence = active.view.sequence;
         self.meta.floor_offset = active.durable_offset;
-        self.index_dirty_since.get_or_insert(started);
-        self.note_sync(duration);
-        Ok(())
+        self.note(|stats| stats.record_sync(now.saturating_sub(started)));
     }
 
     /// Seals the active segment and begins the next one, with room for `bytes`. A seal is always synced.
     fn roll(&mut self, bytes: u64) -> Result<(), LogError> {
+        let mut buffer = None;
         if self.active.is_some() {
             self.emit(RecordType::Seal, self.last, &[], 0)?;
             self.finish(true)?;
             let sealed = self.active.take().expect("just seen");
             self.index_dirty_since = None;
-            self.preparer.sync_index(sealed.index_file, sealed.index_path);
+            self.helper.sync_index(sealed.index_file.clone(), sealed.index_path.clone());
+            self.used_bytes.push_back(sealed.cursor());
+            self.sealed_bytes += sealed.cursor();
+            buffer = Some(sealed.into_buffer());
         }
         let capacity = (SEGMENT_HEADER_BYTES as u64 + bytes).next_multiple_of(BLOCK_BYTES as u64);
-        let prepared = self.take_prepared(capacity)?;
+        let mut prepared = self.helper.take(self.next_sequence)?;
+        if prepared.capacity < capacity {
+            prepared.grow(capacity)?;
+        }
         let header = SegmentHeader {
             salt: prepared.salt,
             sequence: prepared.sequence,
             next_index: self.last.0 + 1,
             prev_term: self.last.1,
             prev_crc: self.prev_crc,
+            recycled: prepared.recycled,
             capacity: prepared.capacity,
             owner: self.meta.owner.clone(),
         };
-        let active = Active::begin(prepared, &header);
+        let active = Active::begin(prepared, &header, buffer.unwrap_or_else(Buffer::new));
         self.new_segments.push(active.view.clone());
         self.active = Some(active);
         self.next_sequence += 1;
-        self.file_bytes += SEGMENT_HEADER_BYTES as u64;
-        self.marked = false;
         Ok(())
     }
 
-    fn take_prepared(&mut self, capacity: u64) -> Result<Prepared, LogError> {
-        self.preparer.request(self.next_sequence, self.segment_bytes);
-        let mut prepared = self.preparer.take();
-        if prepared.is_err() {
-            // Nothing that was acknowledged is in it, and what failed ahead of need may work now: space came back.
-            self.preparer.request(self.next_sequence, self.segment_bytes);
-            prepared = self.preparer.take();
+    /// Brings the shared numbers up to date.
+    fn note(&mut self, change: impl FnOnce(&mut SyncStats)) {
+        let (mut active_bytes, mut written_bytes) = (0, 0);
+        if let Some(active) = &mut self.active {
+            active_bytes = active.cursor();
+            written_bytes = std::mem::take(&mut active.written_bytes);
         }
-        let mut prepared = prepared?;
-        assert!(prepared.sequence == self.next_sequence, "segments are prepared in order");
-        if prepared.capacity < capacity {
-            prepared.grow(capacity)?;
-        }
-        Ok(prepared)
-    }
-
-    fn note_sync(&self, duration: Duration) {
         let mut stats = self.stats.lock().expect("no thread of the log panics");
-        stats.record_sync(duration);
-        stats.file_bytes = self.file_bytes;
+        stats.file_bytes = self.sealed_bytes + active_bytes;
+        stats.written_bytes += written_bytes;
+        change(&mut stats);
     }
 
-    /// Asks for the next segment once half of this one is used.
-    fn prepare_ahead(&mut self) {
-        if self.active.as_ref().is_some_and(|active| active.cursor() > active.capacity / 2) {
-            self.preparer.request(self.next_sequence, self.segment_bytes);
+    /// Keeps segments ready once an eighth of this one is used: a log that is hardly written takes no space.
+    fn keep_ahead(&mut self) {
+        if self.active.as_ref().is_some_and(|active| active.cursor() > active.capacity / 8) {
+            self.helper.keep_ahead(self.next_sequence, self.disk.now());
         }
     }
 }

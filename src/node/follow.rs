@@ -4,7 +4,7 @@ use super::feed::{Feed, CHUNK_BYTES, EMPTY_RDB, WINDOW_BYTES};
 use super::local::{Following, Local};
 use super::{Fatal, Node, World};
 use crate::consensus::Role;
-use crate::log::Kind;
+use crate::log::{Kind, LogError};
 use bytes::Bytes;
 
 /// Bytes given to the socket and not yet taken by the kernel: beyond it, chunks wait in the log instead.
@@ -88,7 +88,13 @@ impl Node {
                     break;
                 }
             }
-            let (payloads, last) = gather(world, feed.next(), commit)?;
+            let (payloads, last, damaged) = gather(world, feed.next(), commit)?;
+            if damaged {
+                self.healing.met(last + 1);
+            }
+            if last < feed.next() {
+                break; // the next entry is damaged: on when it is healed
+            }
             assert!(last <= commit, "N1: entry {last} is not committed (commit {commit})");
             let bytes = feed.chunk(&payloads, last);
             world.feed_write(bytes);
@@ -130,16 +136,21 @@ impl Node {
     }
 }
 
-/// Payloads of the entries from `from` on that have effects, and the last entry looked at.
-fn gather<W: World>(world: &W, from: u64, to: u64) -> Result<(Vec<Bytes>, u64), Fatal> {
+/// Payloads of the entries from `from` on that have effects, the last entry looked at, and whether the one behind it
+/// cannot be read.
+fn gather<W: World>(world: &W, from: u64, to: u64) -> Result<(Vec<Bytes>, u64, bool), Fatal> {
     let (mut payloads, mut bytes, mut last) = (Vec::new(), 0, from - 1);
     while last < to && bytes < CHUNK_BYTES {
-        let entry = world.read(last + 1)?;
+        let entry = match world.read(last + 1) {
+            Ok(entry) => entry,
+            Err(LogError::Damaged(_)) => return Ok((payloads, last, true)),
+            Err(error) => return Err(error.into()),
+        };
         last += 1;
         if entry.kind == Kind::Normal {
             bytes += entry.payload.len();
             payloads.push(entry.payload);
         }
     }
-    Ok((payloads, last))
+    Ok((payloads, last, false))
 }

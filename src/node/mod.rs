@@ -25,7 +25,9 @@ pub mod bridge;
 pub mod capture;
 mod change;
 pub mod feed;
+mod fetch;
 mod follow;
+mod heal;
 mod lead;
 pub mod local;
 pub mod members;
@@ -40,14 +42,17 @@ pub mod wire;
 use crate::consensus::{
     Body, EntryMeta, Input, Message, NodeId, Output, Raft, Refusal, Restored, Role, Source, Write, WriteId,
 };
-use crate::log::{Entry, HardState, Kind, LogError, WriteRequest};
+use crate::log::{Entry, HardState, Hole, Kind, LogError, WriteRequest};
 use bridge::Bridge;
 use bytes::Bytes;
 use change::Changes;
+pub use heal::Damage;
+use heal::Healing;
 use local::Local;
 use members::Members;
 use report::Reports;
 use settings::Settings;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Everything outside the node that it acts upon.
@@ -66,7 +71,15 @@ pub trait World {
 
     /// Takes a write in order; it is answered by [`Node::on_durable`].
     fn submit(&mut self, request: WriteRequest);
+    /// An entry of the log. `LogError::Damaged` names a hole, which is in `holes` from then on; all else is final.
     fn read(&self, index: u64) -> Result<Entry, LogError>;
+    /// Entries that were durable and cannot be read, known by what they were; in order.
+    fn holes(&self) -> Vec<Hole>;
+    /// How many were met and made good so far. Asked for in each turn.
+    fn damage(&self) -> Damage;
+    /// Puts a lost entry back: it can be read at once, and leaves `holes` when it is durable. False: nothing is
+    /// lost there any more. An error: it is another entry than the one that was lost.
+    fn fill(&mut self, entry: Entry) -> Result<bool, LogError>;
     fn log_report(&self) -> report::LogReport;
 
     fn feed_port(&self) -> u16;
@@ -96,6 +109,14 @@ pub enum Fatal {
     Promotion(String),
     #[error("the log holds an entry that cannot be read: {0}")]
     Entry(#[from] wire::WireError),
+    #[error(
+        "{hole}; {reason}. Nothing was changed; run `raftlog-tool verify {dir}`, then put the file back, or, if that \
+         cannot be done, give up this entry and all after it: `raftlog-tool repair --truncate-at {index} \
+         --accept-data-loss {dir}`",
+        dir = .directory.display(),
+        index = .hole.index
+    )]
+    Unhealable { hole: Box<Hole>, reason: &'static str, directory: PathBuf },
 }
 
 /// What a node is started with.
@@ -106,6 +127,8 @@ pub struct Start {
     pub settings: Arc<Settings>,
     pub seed: u64,
     pub hard_state: HardState,
+    /// False: acknowledged entries may have been cut from the log.
+    pub trusted: bool,
     /// All entries of the log, in order, the first with index 1.
     pub entries: Vec<EntryMeta>,
     /// What the log's membership entries say, by index. The first is in force until the log says more
@@ -132,6 +155,7 @@ pub struct Node {
     confirmed_read: u64,
     changes: Changes,
     reports: Reports,
+    healing: Healing,
     refused: Option<Refusal>,
     /// As the outputs executed so far say; the core may be ahead by those that are not executed yet.
     committed: u64,
@@ -145,6 +169,8 @@ impl Node {
             term: start.hard_state.term,
             vote: start.hard_state.vote,
             entries: start.entries,
+            holes: world.holes().iter().map(|hole| hole.index).collect(),
+            distrusted: (!start.trusted).then_some(start.seed),
             ..Restored::default()
         };
         let core = core_settings(start.id, &start.settings, start.seed);
@@ -162,6 +188,7 @@ impl Node {
             confirmed_read: 0,
             changes: Changes::default(),
             reports: Reports::default(),
+            healing: Healing::default(),
             refused: None,
             committed: 0,
             outputs: Vec::new(),
@@ -201,20 +228,32 @@ impl Node {
         header: &[u8],
         payload: &Bytes,
     ) -> Result<(), Fatal> {
-        match wire::decode(kind, header, payload) {
-            Ok((message, entries)) => {
-                log::trace!("from node {from}: {message:?}");
-                self.step(world, Input::Receive { from, message }, &entries)
-            }
-            Err(error) => {
-                log::warn!("dropped a message of node {from}: {error}");
-                self.reports.bad_frames += 1;
-                Ok(())
-            }
-        }
+        let result = match fetch::is_kind(kind) {
+            true => fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame)),
+            false => wire::decode(kind, header, payload)
+                .map(|(message, entries)| self.on_message(world, from, message, &entries)),
+        };
+        result.unwrap_or_else(|error| {
+            log::warn!("dropped a message of node {from}: {error}");
+            self.reports.bad_frames += 1;
+            Ok(())
+        })
+    }
+
+    fn on_message<W: World>(
+        &mut self,
+        world: &mut W,
+        from: NodeId,
+        message: Message,
+        entries: &[Entry],
+    ) -> Result<(), Fatal> {
+        log::trace!("from node {from}: {message:?}");
+        self.take_lost(world, entries)?;
+        self.step(world, Input::Receive { from, message }, entries)
     }
 
     pub fn on_peer_up<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        self.healing_peer_up();
         self.step(world, Input::PeerReachable { peer }, &[])
     }
 
@@ -224,7 +263,12 @@ impl Node {
 
     /// All writes up to `write` are on disk.
     pub fn on_durable<W: World>(&mut self, world: &mut W, write: WriteId) -> Result<(), Fatal> {
-        self.step(world, Input::Persisted { write }, &[])
+        let was_trusted = self.raft.is_trusted();
+        self.step(world, Input::Persisted { write }, &[])?;
+        if self.raft.is_trusted() && !was_trusted {
+            log::info!("nothing is missing in the log any more: this node votes again");
+        }
+        Ok(())
     }
 
     pub fn on_settings<W: World>(&mut self, world: &mut W, settings: Arc<Settings>) -> Result<(), Fatal> {
@@ -239,6 +283,7 @@ impl Node {
         if now_us >= self.raft.next_deadline_us() {
             self.step(world, Input::Tick, &[])?;
         }
+        self.pump_healing(world)?;
         self.pump_capture(world)?;
         self.confirm_reads(world)?;
         self.pump_changes(world)?;
@@ -251,7 +296,8 @@ impl Node {
 
     /// When [`Node::turn`] must be called even if nothing happens, in microseconds of the world's clock.
     pub fn deadline_us(&self) -> u64 {
-        self.raft.next_deadline_us().min(self.local.deadline_us()).min(self.reports.deadline_us())
+        let own_us = self.local.deadline_us().min(self.reports.deadline_us()).min(self.healing.deadline_us());
+        self.raft.next_deadline_us().min(own_us)
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.
@@ -265,7 +311,7 @@ impl Node {
 
     fn execute<W: World>(&mut self, world: &mut W, output: Output, entries: &[Entry]) -> Result<(), Fatal> {
         match output {
-            Output::Send { to, message } => self.send(world, to, &message)?,
+            Output::Send { to, message } => self.send(world, to, message)?,
             Output::Persist(write) => self.persist(world, write, entries)?,
             Output::Commit { index } => {
                 self.committed = index;
@@ -283,15 +329,28 @@ impl Node {
         Ok(())
     }
 
-    fn send<W: World>(&self, world: &mut W, to: NodeId, message: &Message) -> Result<(), Fatal> {
-        let entries = match &message.body {
-            Body::Append { prev, entries, .. } => {
-                (1..=entries.len() as u64).map(|i| world.read(prev.index + i)).collect::<Result<_, _>>()?
+    fn send<W: World>(&mut self, world: &mut W, to: NodeId, mut message: Message) -> Result<(), Fatal> {
+        let mut payloads = Vec::new();
+        if let Body::Append { prev, entries, .. } = &mut message.body {
+            for index in (prev.index + 1..).take(entries.len()) {
+                match world.read(index) {
+                    Ok(entry) => payloads.push(entry),
+                    Err(LogError::Damaged(_)) => break,
+                    Err(error) => return Err(error.into()),
+                }
             }
-            _ => Vec::new(),
-        };
+            if payloads.len() < entries.len() {
+                // What lies before the damage may go. An empty message must not: its answer would ask for the next
+                // one at once, and so on without end. The core sends again when it takes this one for lost.
+                self.healing.starves(to, prev.index + 1 + payloads.len() as u64);
+                entries.truncate(payloads.len());
+                if payloads.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
         log::trace!("to node {to}: {message:?}");
-        world.send(to, wire::encode(message, &entries));
+        world.send(to, wire::encode(&message, &payloads));
         Ok(())
     }
 
@@ -311,7 +370,7 @@ impl Node {
             hard_state,
             truncate_from,
             entries,
-            ..WriteRequest::default()
+            regain_trust: write.regain_trust,
         });
         Ok(())
     }
@@ -320,6 +379,7 @@ impl Node {
     fn truncated<W: World>(&mut self, world: &mut W, from: u64) {
         assert!(from > self.committed, "entry {from} is committed and cannot be truncated");
         self.member_history.retain(|(index, _)| *index < from);
+        self.healing.look_again();
         self.executed_truncated(world, from);
     }
 

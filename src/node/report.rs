@@ -210,7 +210,7 @@ impl Node {
     }
 
     fn log_status<W: World>(&self, world: &W) -> LogStatus {
-        let report = world.log_report();
+        let (report, damage) = (world.log_report(), world.damage());
         let last = self.raft.last().index;
         LogStatus {
             entries: last + 1 - self.first_index(),
@@ -223,8 +223,10 @@ impl Node {
             fsync_count: report.sync_count,
             fsync_max_us: report.sync_max_us,
             fsync_avg_us: report.sync_avg_us,
-            corrupt_entries: 0,
-            repaired_entries: 0,
+            corrupt_entries: damage.found,
+            repaired_entries: damage.repaired,
+            first_hole: self.healing.first_hole().to_owned(),
+            distrusted: !self.raft.is_trusted(),
         }
     }
 

@@ -440,6 +440,8 @@ settings! {
     log_max_file_bytes: u64, "log-max-file-size", bytes(128_000_000, 4 * KIB, i64::MAX as u64);
     /// Size of one file of the log.
     log_segment_bytes: u64, "log-segment-size", bytes(64 * MIB, 64 * KIB, GIB), immutable;
+    /// Bytes of the log read and checked in the background each second; 0 = none.
+    log_scrub_bytes_per_s: u64, "log-scrub-rate", bytes(4 * MIB, 0, GIB);
     /// Recent entries kept at hand for followers.
     log_max_cache_bytes: u64, "log-max-cache-size", bytes(64_000_000, 0, i64::MAX as u64);
     /// A follower that hears nothing from a leader for 1x..2x this long stands for election.
@@ -498,6 +500,7 @@ mod tests {
         assert_eq!(settings.validate(), Ok(()));
         assert_eq!((settings.election_timeout_ms, settings.request_timeout_ms), (1000, 200));
         assert_eq!((settings.log_segment_bytes, settings.append_req_max_bytes), (64 << 20, 2 << 20));
+        assert_eq!(settings.log_scrub_bytes_per_s, 4 << 20);
         assert_eq!((settings.loglevel, settings.trace), (LogLevel::Notice, Trace::Off));
         assert!(settings.persist && settings.log_fsync && settings.quorum_reads);
     }

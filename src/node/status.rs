@@ -128,6 +128,10 @@ pub struct LogStatus {
     /// Entries found damaged since the start, and how many of them were fetched anew.
     pub corrupt_entries: u64,
     pub repaired_entries: u64,
+    /// File, offset and index of the first entry that is damaged now; empty when none is.
+    pub first_hole: String,
+    /// The node may have lost what it acknowledged: it neither votes nor stands.
+    pub distrusted: bool,
 }
 
 /// The newest snapshot and what became of snapshots so far.

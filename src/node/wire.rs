@@ -21,6 +21,8 @@ const APPEND: u8 = 5;
 const APPENDED: u8 = 6;
 const REFUSED: u8 = 7;
 const TIMEOUT_NOW: u8 = 8;
+const FORGOT: u8 = 9;
+const REMEMBER: u8 = 10;
 
 /// Header bytes of one entry in an AppendEntries: term, kind, length, checksum.
 const ENTRY_HEADER_BYTES: usize = 8 + 1 + 4 + 4;
@@ -33,18 +35,18 @@ pub enum WireError {
     Length { kind: u8, length: usize },
     #[error("peer frame of kind {kind}: byte {value} where 0 or 1 is allowed")]
     NotABool { kind: u8, value: u8 },
-    #[error("AppendEntries with {count} entries; at most {MAX_ENTRIES_PER_MESSAGE} are allowed")]
+    #[error("peer frame with {count} entries; at most {MAX_ENTRIES_PER_MESSAGE} are allowed")]
     TooManyEntries { count: usize },
-    #[error("AppendEntries: entry {index} has unknown kind {kind}")]
+    #[error("peer frame: entry {index} has unknown kind {kind}")]
     EntryKind { index: u64, kind: u8 },
-    #[error("AppendEntries: entry {index} says {says} bytes, the frame holds {holds}")]
+    #[error("peer frame: entry {index} says {says} bytes, the frame holds {holds}")]
     EntryLength { index: u64, says: usize, holds: usize },
-    #[error(
-        "AppendEntries: entry {index} fails its checksum (expected {expected:#010x}, found {found:#010x})"
-    )]
+    #[error("peer frame: entry {index} fails its checksum (expected {expected:#010x}, found {found:#010x})")]
     EntryChecksum { index: u64, expected: u32, found: u32 },
-    #[error("AppendEntries: entry {index}: {error}")]
+    #[error("peer frame: entry {index}: {error}")]
     Membership { index: u64, error: super::members::MembersError },
+    #[error("peer frame: not the one entry {index} of term {term} that it names")]
+    NotTheEntry { index: u64, term: u64 },
 }
 
 /// A message ready for a link: the payload's parts are sent one after the other.
@@ -95,11 +97,20 @@ pub fn encode(message: &Message, entries: &[Entry]) -> Encoded {
             REFUSED
         }
         Body::TimeoutNow => TIMEOUT_NOW,
+        Body::Forgot { nonce } => {
+            put(*nonce);
+            FORGOT
+        }
+        Body::Remember { nonce, through } => {
+            put(*nonce);
+            put(*through);
+            REMEMBER
+        }
     };
     Encoded { kind, header, payloads: entries.iter().map(|e| e.payload.clone()).collect() }
 }
 
-fn put_entries(header: &mut Vec<u8>, entries: &[Entry]) {
+pub(super) fn put_entries(header: &mut Vec<u8>, entries: &[Entry]) {
     header.extend_from_slice(&(entries.len() as u32).to_le_bytes());
     for entry in entries {
         header.extend_from_slice(&entry.term.to_le_bytes());
@@ -110,13 +121,25 @@ fn put_entries(header: &mut Vec<u8>, entries: &[Entry]) {
 }
 
 /// Takes the header apart; every read is checked.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     kind: u8,
     whole: usize,
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
+    pub fn new(kind: u8, header: &'a [u8]) -> Fields<'a> {
+        Fields { kind, whole: header.len(), rest: header }
+    }
+
+    /// Nothing may be left over.
+    pub fn end(&self) -> Result<(), WireError> {
+        match self.rest.is_empty() {
+            true => Ok(()),
+            false => Err(WireError::Length { kind: self.kind, length: self.whole }),
+        }
+    }
+
     fn take(&mut self, count: usize) -> Result<&'a [u8], WireError> {
         if self.rest.len() < count {
             return Err(WireError::Length { kind: self.kind, length: self.whole });
@@ -142,14 +165,14 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn position(&mut self) -> Result<Position, WireError> {
+    pub fn position(&mut self) -> Result<Position, WireError> {
         Ok(Position { index: self.u64()?, term: self.u64()? })
     }
 }
 
 /// A message and, for an Append, its entries with payloads (slices of `payload`), checked.
 pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<(Message, Vec<Entry>), WireError> {
-    let mut fields = Fields { kind, whole: header.len(), rest: header };
+    let mut fields = Fields::new(kind, header);
     let term = fields.u64()?;
     let mut entries = Vec::new();
     let body = match kind {
@@ -172,15 +195,20 @@ pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<(Message, Vec<
             round: fields.u64()?,
         },
         TIMEOUT_NOW => Body::TimeoutNow,
+        FORGOT => Body::Forgot { nonce: fields.u64()? },
+        REMEMBER => Body::Remember { nonce: fields.u64()?, through: fields.u64()? },
         kind => return Err(WireError::UnknownKind { kind }),
     };
-    if !fields.rest.is_empty() {
-        return Err(WireError::Length { kind, length: header.len() });
-    }
+    fields.end()?;
     Ok((Message { term, body }, entries))
 }
 
-fn decode_entries(fields: &mut Fields, prev_index: u64, payload: &Bytes) -> Result<Vec<Entry>, WireError> {
+/// The entries that `fields` describe and whose payloads are all of `payload`; the first comes after `prev_index`.
+pub(super) fn decode_entries(
+    fields: &mut Fields,
+    prev_index: u64,
+    payload: &Bytes,
+) -> Result<Vec<Entry>, WireError> {
     let count = fields.u32()? as usize;
     if count > MAX_ENTRIES_PER_MESSAGE {
         return Err(WireError::TooManyEntries { count });
@@ -260,6 +288,8 @@ mod tests {
             Body::Appended { matched: 4, round: 9 },
             Body::Refused { prev: 9, conflict: last, last: 6, round: 3 },
             Body::TimeoutNow,
+            Body::Forgot { nonce: u64::MAX },
+            Body::Remember { nonce: 7, through: 12 },
         ];
         for body in bodies {
             let message = Message { term: 9, body };

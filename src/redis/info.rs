@@ -71,6 +71,8 @@ pub fn fields(build: &Build, status: &Status, gate: &GateStats) -> Vec<Field> {
     fields.add("failed_clients", gate.failed_clients);
     fields.add("corrupt_entries", status.log.corrupt_entries);
     fields.add("repaired_entries", status.log.repaired_entries);
+    fields.add("first_hole", &status.log.first_hole);
+    fields.add_flag("trusted", !status.log.distrusted);
     for (reason, count) in &status.rejected_links {
         fields.add(format!("rejected_links_{reason}"), count);
     }
@@ -193,7 +195,7 @@ mod tests {
         cache_memory_size cache_entries fsync_count fsync_max_microseconds fsync_avg_microseconds snapshot_filename \
         snapshot_last_idx snapshot_last_term snapshot_size snapshot_time_secs snapshots_created snapshots_received \
         snapshot_in_progress proxy_reqs proxy_failed_reqs proxy_outstanding_reqs leader_changes held_clients \
-        released_batches failed_clients corrupt_entries repaired_entries";
+        released_batches failed_clients corrupt_entries repaired_entries first_hole trusted";
 
     fn status() -> Status {
         let member = |id: u64, connection, addr: &str| MemberStatus {

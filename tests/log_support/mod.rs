@@ -23,7 +23,7 @@ pub fn identity() -> Identity {
 }
 
 pub fn options() -> Options {
-    Options { segment_bytes: SEGMENT_BYTES, fsync: true }
+    Options { segment_bytes: SEGMENT_BYTES, ..Options::default() }
 }
 
 /// The payload every test gives entry `index` of `term`, so that a false entry is seen.

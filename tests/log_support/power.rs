@@ -186,7 +186,9 @@ impl DiskFile for PowerFile {
         self.file.read_at(bytes, offset)
     }
     fn allocate(&self, length: u64) -> io::Result<()> {
-        self.file.allocate(length)
+        self.file.allocate(length)?;
+        self.note(|content| content.pending.push((length, Vec::new())));
+        Ok(())
     }
     /// The real sync is left out: only this model's loss of power is looked at.
     fn sync_data(&self) -> io::Result<()> {

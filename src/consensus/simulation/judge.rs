@@ -61,6 +61,14 @@ impl Judge {
         }
     }
 
+    /// A node whose log was cut, when `known` entries were committed anywhere, says that nothing is missing.
+    pub fn trusted(&self, id: NodeId, known: Index, log: &[Stored]) {
+        for (at, committed) in self.committed.iter().enumerate().take(known as usize) {
+            let held = log.get(at).map(identity);
+            assert_eq!(held, Some(*committed), "{id} is trusted again and lacks {}", at + 1);
+        }
+    }
+
     pub fn read_asked(&mut self, id: NodeId, read: u64) {
         self.reads.insert((id, read), self.committed.len() as Index);
     }

@@ -54,6 +54,18 @@ fn membership_changes_and_transfers() {
 }
 
 #[test]
+fn damaged_and_cut_logs() {
+    let faults = Faults { loss: 5, reordering: 10, crashes: true, damage: true, ..Faults::default() };
+    seeds(500_000, 120).for_each(|seed| run(seed, faults));
+}
+
+#[test]
+fn damaged_and_cut_logs_in_partitions() {
+    let faults = Faults { loss: 2, reordering: 20, partitions: true, damage: true, ..Faults::default() };
+    seeds(600_000, 120).for_each(|seed| run(seed, faults));
+}
+
+#[test]
 fn everything_at_once() {
     let faults = Faults {
         loss: 5,
@@ -63,6 +75,7 @@ fn everything_at_once() {
         crashes: true,
         membership: true,
         false_hints: true,
+        damage: true,
     };
     seeds(400_000, 120).for_each(|seed| run(seed, faults));
 }

@@ -17,6 +17,8 @@ pub(super) struct Faults {
     pub membership: bool,
     /// Links are said to be broken that are not.
     pub false_hints: bool,
+    /// Payloads of durable entries become unreadable, and ends of logs are cut away, on one node at a time.
+    pub damage: bool,
 }
 
 /// One entry on a disk or in a driver's memory, with what stands for its payload.
@@ -38,6 +40,10 @@ struct DiskImage {
     term: Term,
     vote: Option<NodeId>,
     log: Vec<Stored>,
+    /// Entries whose payload cannot be read.
+    holes: BTreeSet<Index>,
+    /// Set when the log is cut: what was committed anywhere then.
+    cut_at: Option<Index>,
 }
 
 impl DiskImage {
@@ -45,6 +51,9 @@ impl DiskImage {
         let PendingWrite { write, payloads } = pending;
         if let Some((term, vote)) = write.hard_state {
             (self.term, self.vote) = (term, vote);
+        }
+        if let Some(from) = write.truncate_from {
+            self.holes.split_off(&from);
         }
         replace_tail(&mut self.log, &write, &payloads);
     }
@@ -72,6 +81,8 @@ struct Machine {
     pending: VecDeque<PendingWrite>,
     /// The driver's log: what was handed to the disk, durable or not.
     log: Vec<Stored>,
+    /// The holes in it.
+    holes: BTreeSet<Index>,
     commit: Index,
     disk_free_us: u64,
     next_tick_us: u64,
@@ -81,6 +92,7 @@ enum Event {
     Deliver { to: NodeId, from: NodeId, message: Message, payloads: Vec<u64> },
     DiskDone { id: NodeId, life: u64, write: WriteId },
     Tick { id: NodeId, life: u64 },
+    Heal { id: NodeId, life: u64 },
     Client,
     Fault,
 }
@@ -129,6 +141,7 @@ impl World {
                 disk: DiskImage::default(),
                 pending: VecDeque::new(),
                 log: Vec::new(),
+                holes: BTreeSet::new(),
                 commit: 0,
                 disk_free_us: 0,
                 next_tick_us: u64::MAX,
@@ -163,6 +176,7 @@ impl World {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.life += 1;
         machine.log = machine.disk.log.clone();
+        machine.holes = machine.disk.holes.clone();
         machine.commit = 0;
         machine.next_tick_us = u64::MAX;
         machine.disk_free_us = now_us;
@@ -172,9 +186,13 @@ impl World {
             base: Position::default(),
             membership: Self::membership_at_start(id),
             entries: machine.log.iter().map(|stored| stored.meta.clone()).collect(),
+            holes: machine.holes.iter().copied().collect(),
+            distrusted: machine.disk.cut_at.map(|_| self.seed ^ machine.life),
         };
+        let life = machine.life;
         machine.raft = Some(Raft::new(settings, restored, now_us));
         self.schedule_tick(id);
+        self.schedule(now_us + 5_000, Event::Heal { id, life });
     }
 
     /// The process dies; of the writes under way, some first ones may have reached the disk.
@@ -183,7 +201,11 @@ impl World {
         let survive = self.random.below(machine.pending.len() as u64 + 1);
         for _ in 0..survive {
             if let Some(pending) = machine.pending.pop_front() {
+                let trusted = pending.write.regain_trust;
                 machine.disk.apply(pending);
+                if let Some(known) = machine.disk.cut_at.take_if(|_| trusted) {
+                    self.judge.trusted(id, known, &machine.disk.log);
+                }
             }
         }
         machine.pending.clear();
@@ -237,6 +259,8 @@ impl World {
                     self.input(id, Input::Tick, Vec::new());
                 }
             }
+            Event::Heal { id, life } if self.machines[&id].life == life => self.fill_holes(id),
+            Event::Heal { .. } => {}
             Event::Client => self.client(),
             Event::Fault => self.fault(),
         }
@@ -246,7 +270,11 @@ impl World {
         let Some(machine) = self.machines.get_mut(&id).filter(|machine| machine.life == life) else { return };
         while machine.pending.front().is_some_and(|pending| pending.write.id <= write) {
             if let Some(pending) = machine.pending.pop_front() {
+                let trusted = pending.write.regain_trust;
                 machine.disk.apply(pending);
+                if let Some(known) = machine.disk.cut_at.take_if(|_| trusted) {
+                    self.judge.trusted(id, known, &machine.disk.log);
+                }
             }
         }
         self.input(id, Input::Persisted { write }, Vec::new());
@@ -282,6 +310,9 @@ impl World {
                     None => Vec::new(),
                 };
                 replace_tail(&mut machine.log, &write, &payloads);
+                if let Some(from) = write.truncate_from {
+                    machine.holes.split_off(&from);
+                }
                 let stalls = self.random.below(50) == 0;
                 let delay_us = 100 + self.random.below(if stalls { 60_000 } else { 1_500 });
                 machine.disk_free_us = machine.disk_free_us.max(self.now_us) + delay_us;
@@ -304,14 +335,20 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
+    fn send(&mut self, from: NodeId, to: NodeId, mut message: Message) {
         self.fingerprint = self
             .fingerprint
             .wrapping_mul(31)
             .wrapping_add(self.now_us ^ (from << 8) ^ to ^ (message.term << 16));
         self.verify_promise(from, to, &message);
         let mut payloads = Vec::new();
-        if let Body::Append { prev, entries, .. } = &message.body {
+        if let Body::Append { prev, entries, .. } = &mut message.body {
+            let holes = &self.machines[&from].holes;
+            let intact = (prev.index + 1..).take(entries.len()).take_while(|at| !holes.contains(at)).count();
+            if intact == 0 && !entries.is_empty() {
+                return;
+            }
+            entries.truncate(intact);
             let log = &self.machines[&from].log;
             let first = prev.index as usize;
             payloads = log[first..first + entries.len()].iter().map(|stored| stored.payload).collect();
@@ -344,14 +381,19 @@ impl World {
                     at.is_none_or(|at| disk.log.get(at) == Some(&log[at])),
                     "{from} acknowledges {matched}"
                 );
+                let lost = machine.holes.range(machine.commit + 1..).next().filter(|hole| **hole <= matched);
+                assert_eq!(lost, None, "{from} acknowledges {matched} and cannot read that");
             }
+            Body::PreVoteReply { granted: true } => self.verify_whole(from),
             Body::VoteReply { granted: true } => {
                 assert!(
                     (disk.term, disk.vote) == (message.term, Some(to)),
                     "{from} may forget its vote for {to}"
                 );
+                assert!(disk.cut_at.is_none(), "{from} votes and may have lost entries");
             }
             Body::Vote { .. } => {
+                assert!(disk.cut_at.is_none(), "{from} stands and may have lost entries");
                 assert!(
                     (disk.term, disk.vote) == (message.term, Some(from)),
                     "{from} may forget its own vote"
@@ -359,6 +401,12 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    fn verify_whole(&self, id: NodeId) {
+        let machine = &self.machines[&id];
+        let whole = machine.disk.cut_at.is_none() && machine.holes.is_empty();
+        assert!(whole, "{id} would vote, and its log is not whole");
     }
 
     fn leaders(&self) -> Vec<NodeId> {
@@ -390,8 +438,8 @@ impl World {
         let other = 1 + self.random.below(NODES);
         // Leaders are hit more often: what they alone hold is what can go wrong.
         let id = self.leaders().pop().filter(|_| self.random.below(2) == 0).unwrap_or(anybody);
-        let Faults { partitions, crashes, membership, false_hints, .. } = self.faults;
-        match self.random.below(10) {
+        let Faults { partitions, crashes, membership, false_hints, damage, .. } = self.faults;
+        match self.random.below(if damage { 14 } else { 10 }) {
             0 | 1 if partitions => self.partition(id, other),
             2 | 3 if partitions => self.cut.clear(),
             4 | 5 if crashes && self.machines[&id].raft.is_some() => {
@@ -409,6 +457,8 @@ impl World {
                     .into_iter()
                     .for_each(|id| self.input(id, Input::Transfer { target }, Vec::new()));
             }
+            10 | 11 => self.damage(id),
+            12 | 13 => self.cut_log(id),
             _ => {}
         }
         self.match_logs();
@@ -419,6 +469,88 @@ impl World {
         }
         let pause_us = 20_000 + self.random.below(200_000);
         self.schedule(self.now_us + pause_us, Event::Fault);
+    }
+
+    /// No other node lacks anything: then what one loses is still on a majority less one, and no more is lost.
+    fn others_are_whole(&self, id: NodeId) -> bool {
+        let whole = |machine: &Machine| machine.disk.cut_at.is_none() && machine.disk.holes.is_empty();
+        self.machines.iter().all(|(other, machine)| *other == id || whole(machine))
+    }
+
+    /// Some durable entries cannot be read any more.
+    fn damage(&mut self, id: NodeId) {
+        let durable = match &self.machines[&id].raft {
+            Some(raft) => raft.durable(),
+            None => self.machines[&id].disk.log.len() as Index,
+        };
+        if durable == 0 || !self.others_are_whole(id) {
+            return;
+        }
+        for _ in 0..=self.random.below(4) {
+            // The newest entries are the interesting ones.
+            let newest = self.random.below(2) == 0;
+            let hole = if newest {
+                durable - self.random.below(durable.min(3))
+            } else {
+                1 + self.random.below(durable)
+            };
+            let machine = self.machines.get_mut(&id).expect("a machine");
+            machine.disk.holes.insert(hole);
+            machine.holes.insert(hole);
+        }
+        self.report_holes(id);
+        let life = self.machines[&id].life;
+        self.schedule(self.now_us + 5_000, Event::Heal { id, life });
+    }
+
+    fn report_holes(&mut self, id: NodeId) {
+        let holes = self.machines[&id].holes.iter().copied().collect();
+        self.input(id, Input::Impaired { holes }, Vec::new());
+    }
+
+    /// What another node can give is read and written again.
+    fn fill_holes(&mut self, id: NodeId) {
+        let machine = &self.machines[&id];
+        let filled = machine.holes.iter().find(|hole| {
+            let at = **hole as usize - 1;
+            self.machines.iter().any(|(other, from)| {
+                *other != id
+                    && from.raft.is_some()
+                    && !self.cut.contains(&(id, *other))
+                    && !self.cut.contains(&(*other, id))
+                    && !from.holes.contains(hole)
+                    && from.log.get(at) == machine.log.get(at)
+            })
+        });
+        if let Some(filled) = filled.copied() {
+            let machine = self.machines.get_mut(&id).expect("a machine");
+            machine.disk.holes.remove(&filled);
+            machine.holes.remove(&filled);
+            self.report_holes(id);
+        }
+        if !self.machines[&id].holes.is_empty() {
+            let pause_us = 1_000 + self.random.below(if self.faults.damage { 100_000 } else { 1_000 });
+            let life = self.machines[&id].life;
+            self.schedule(self.now_us + pause_us, Event::Heal { id, life });
+        }
+    }
+
+    /// The process dies, and an operator cuts the end of its log off.
+    fn cut_log(&mut self, id: NodeId) {
+        let machine = &self.machines[&id];
+        let Some(raft) = &machine.raft else { return };
+        // What a sole voter loses is lost.
+        if machine.disk.log.is_empty() || raft.membership().voters.len() < 2 || !self.others_are_whole(id) {
+            return;
+        }
+        self.crash(id);
+        let known = self.judge.committed.len() as Index;
+        let lost = 1 + self.random.below(5);
+        let machine = self.machines.get_mut(&id).expect("a machine");
+        let kept = machine.disk.log.len().saturating_sub(lost as usize);
+        machine.disk.log.truncate(kept);
+        machine.disk.holes.split_off(&(kept as Index + 1));
+        machine.disk.cut_at = Some(known);
     }
 
     fn partition(&mut self, id: NodeId, other: NodeId) {
@@ -507,6 +639,9 @@ impl World {
 
     /// After a while without faults one leader leads, all voters follow it, and all is committed.
     pub fn judge_liveness(&mut self) {
+        if self.is_blocked() {
+            return;
+        }
         let leaders = self.leaders();
         assert_eq!(leaders.len(), 1, "leaders {leaders:?} after healing\n{}", self.describe());
         let Some(leader) = self.machines.get(&leaders[0]).and_then(|machine| machine.raft.as_ref()) else {
@@ -526,7 +661,22 @@ impl World {
             assert_eq!(raft.term(), term, "{id} follows in the leader's term");
             assert_eq!(raft.leader(), Some(leaders[0]), "{id} knows the leader");
             assert!(commit - raft.commit() < 100, "{id} lags: {} of {commit}", raft.commit());
+            self.verify_whole(*id);
         }
+    }
+
+    /// By some node's word, fewer than a majority of the voters are whole, and nobody has what they lack: no election
+    /// can be won, because the log that is missing may hold what was committed.
+    fn is_blocked(&self) -> bool {
+        let whole = |id: &&NodeId| {
+            let machine = &self.machines[id];
+            machine.disk.cut_at.is_none() && machine.holes.is_empty()
+        };
+        let blocked = |raft: &Raft| {
+            let voters = &raft.membership().voters;
+            voters.len() > 1 && 2 * voters.iter().filter(whole).count() <= voters.len()
+        };
+        self.leaders().is_empty() && self.machines.values().filter_map(|m| m.raft.as_ref()).any(blocked)
     }
 
     /// One line per node, for the message of a failed assertion.

@@ -16,7 +16,8 @@ fn entries_are_acknowledged_when_they_are_durable() {
     let outputs = bench.append(1, 1, at(1, 1), &[normal(1), normal(1)]);
     let append =
         Append { first: 2, entries: vec![normal(1), normal(1)], source: Source::Message { skip: 0 } };
-    let write = Write { id: 1, hard_state: None, truncate_from: None, append: Some(append) };
+    let append = Some(append);
+    let write = Write { id: 1, hard_state: None, truncate_from: None, append, regain_trust: false };
     assert_eq!(writes(&outputs), [write]);
     assert!(sent(&outputs, 1).is_empty());
     assert_eq!((bench.raft.last(), bench.raft.durable()), (at(3, 1), 1));

@@ -5,6 +5,7 @@ mod following;
 mod leading;
 mod reading;
 mod replicating;
+mod trusting;
 
 use super::*;
 
@@ -78,7 +79,7 @@ impl Bench {
     /// Node `id` of `membership`, restarted in `term` with entries of `terms`.
     pub fn new(id: NodeId, membership: Membership, term: Term, terms: &[Term]) -> Bench {
         let entries = terms.iter().map(|term| normal(*term)).collect();
-        let restored = Restored { term, vote: None, base: Position::default(), membership, entries };
+        let restored = Restored { term, membership, entries, ..Restored::default() };
         Bench::restored(id, restored)
     }
 

@@ -5,7 +5,7 @@ use crate::consensus::{EntryMeta, NodeId};
 use crate::limits::SECRET_BYTES;
 use crate::link::join::request;
 use crate::link::{Links, PeerIdentity};
-use crate::log::{Entry, HardState, Identity, Kind, Log, LogError, Options, WriteRequest};
+use crate::log::{Entry, HardState, Hole, Identity, Kind, Log, LogError, Options, WriteRequest};
 use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::node::members::{Member, Members};
 use crate::node::runtime::world::random_hex;
@@ -54,7 +54,8 @@ pub(super) fn set_aside(directory: &Path) -> Result<(), String> {
 }
 
 fn options(setup: &Setup) -> Options {
-    Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync }
+    let defaults = Options::default();
+    Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync, ..defaults }
 }
 
 fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
@@ -79,6 +80,12 @@ impl Runtime {
     pub(super) fn start_node(&mut self, log: Log) -> Result<(), Fatal> {
         let identity = log.identity().clone();
         let (entries, members) = read_back(&log)?;
+        if !log.is_trusted() {
+            log::warn!(
+                "the end of this log was cut off, with entries that may have been acknowledged: this node does not \
+                 vote until it has caught up with a leader"
+            );
+        }
         let start = Start {
             id: identity.node_id,
             cluster_id: identity.cluster_id.clone(),
@@ -86,11 +93,13 @@ impl Runtime {
             settings: self.setup.settings.clone(),
             seed: u64::from_str_radix(&random_hex(8), 16).expect("hex"),
             hard_state: log.hard_state(),
+            trusted: log.is_trusted(),
             entries,
             members,
             feed_token: self.setup.feed_token.clone(),
         };
         self.world.log = Some(log);
+        self.world.configure(&self.setup.settings);
         let Identity { cluster_id, node_id, secret } = identity;
         self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
         self.durable = 0;
@@ -208,6 +217,28 @@ impl Runtime {
         }
         Ok(())
     }
+}
+
+/// Refuses a log with holes that no other node can fill.
+pub(super) fn check_holes(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
+    let refuse = |hole: &Hole, reason| {
+        let (hole, directory) = (Box::new(hole.clone()), directory.to_path_buf());
+        Err(Fatal::Unhealable { hole, reason, directory })
+    };
+    let Some(first) = holes.first() else { return Ok(()) };
+    if let Some(hole) = holes.iter().find(|hole| hole.kind == Kind::Membership) {
+        return refuse(hole, "it said who the members are, so that nobody can be asked for it");
+    }
+    let (_, members) = read_back(log)?;
+    let (_, members) = members.last().expect("holds at least what is in force without any entry");
+    match has_another_voter(members, log.identity().node_id) {
+        true => Ok(()),
+        false => refuse(first, "no other voter is there that could have a copy of it"),
+    }
+}
+
+fn has_another_voter(members: &Members, own: NodeId) -> bool {
+    members.0.iter().any(|(id, member)| member.voting && *id != own)
 }
 
 /// What the core and the driver need of every entry.

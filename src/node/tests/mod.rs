@@ -2,13 +2,14 @@
 
 mod changing;
 mod following;
+mod healing;
 mod leading;
 mod world;
 
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
 use super::members::{Member, Members};
 use super::settings::Settings;
-use super::{wire, Node, Start};
+use super::{fetch, wire, Node, Start};
 use crate::consensus::{Body, Message, NodeId, Position};
 use crate::log::{Entry, HardState, Kind};
 use crate::resp;
@@ -58,9 +59,13 @@ fn effects(index: u64, term: u64, command: &str) -> Entry {
 impl Driven {
     /// A restart from a log that holds the membership alone, in term 1.
     fn start(voters: &[NodeId]) -> Driven {
+        let first = membership_entry(1, 1, &members(voters));
+        Driven::start_in(PaperWorld::new(vec![first]), voters, true)
+    }
+
+    /// A restart in this world, whose log begins with the membership.
+    fn start_in(mut world: PaperWorld, voters: &[NodeId], trusted: bool) -> Driven {
         let all = members(voters);
-        let first = membership_entry(1, 1, &all);
-        let mut world = PaperWorld::new(vec![first.clone()]);
         let start = Start {
             id: OWN,
             cluster_id: "c".repeat(32),
@@ -68,7 +73,8 @@ impl Driven {
             settings: Arc::new(Settings::default()),
             seed: 1,
             hard_state: HardState { term: 1, vote: None },
-            entries: vec![wire::meta(&first).unwrap()],
+            trusted,
+            entries: world.entries.iter().map(|entry| wire::meta(entry).unwrap()).collect(),
             members: vec![(0, Members::default()), (1, all)],
             feed_token: b"token".to_vec(),
         };
@@ -110,7 +116,8 @@ impl Driven {
 
     /// The messages to `peer` since the last call.
     fn sent(&mut self, peer: NodeId) -> Vec<Message> {
-        let (to_peer, others) = std::mem::take(&mut self.world.sent).into_iter().partition(|f| f.0 == peer);
+        let wanted = |(to, frame): &(NodeId, wire::Encoded)| *to == peer && !fetch::is_kind(frame.kind);
+        let (to_peer, others) = std::mem::take(&mut self.world.sent).into_iter().partition(wanted);
         self.world.sent = others;
         let to_peer: Vec<(NodeId, wire::Encoded)> = to_peer;
         let message = |frame: wire::Encoded| {

@@ -1,11 +1,14 @@
 //! The world of paper.
 
 use crate::consensus::NodeId;
-use crate::log::{Entry, LogError, WriteRequest};
+use crate::log::{Entry, Hole, LogError, WriteRequest};
 use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
-use crate::node::{wire, World};
+use crate::node::{wire, Damage, World};
 use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// What the local Redis was sent as a replica.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +25,17 @@ pub struct PaperWorld {
     replids: u64,
     pub sent: Vec<(NodeId, wire::Encoded)>,
     pub dialled: Vec<NodeId>,
-    entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
+    /// Entries that cannot be read; those with `true` are filled, and durable when the test says so.
+    damaged: BTreeMap<u64, bool>,
+    damage: Damage,
+    /// Damaged records that nobody has read yet.
+    unseen: RefCell<BTreeSet<u64>>,
+    /// Whether what is damaged on the disk can still be read from memory.
+    pub in_memory: bool,
+    /// Links that are down.
+    pub unconnected: BTreeSet<NodeId>,
+    pub trust_written: bool,
     /// Last write taken; it is durable when the test says so.
     pub submitted: u64,
     pub fed: Vec<Fed>,
@@ -43,6 +56,12 @@ impl PaperWorld {
             sent: Vec::new(),
             dialled: Vec::new(),
             entries,
+            damaged: BTreeMap::new(),
+            damage: Damage::default(),
+            unseen: RefCell::default(),
+            in_memory: false,
+            unconnected: BTreeSet::new(),
+            trust_written: false,
             submitted: 0,
             fed: Vec::new(),
             unsent: 0,
@@ -52,9 +71,45 @@ impl PaperWorld {
         }
     }
 
+    /// The same, but the log finds it only when it is read.
+    pub fn harm_unseen(&mut self, index: u64) {
+        self.harm(index);
+        self.unseen.get_mut().insert(index);
+    }
+
+    /// The record of this entry is damaged from now on, and the log knows.
+    pub fn harm(&mut self, index: u64) {
+        assert!(index <= self.last_index());
+        self.damaged.insert(index, false);
+        self.damage.found += 1;
+    }
+
+    /// What was filled is on the disk.
+    pub fn persist_filled(&mut self) {
+        let before = self.damaged.len();
+        self.damaged.retain(|_, filled| !*filled);
+        self.damage.repaired += (before - self.damaged.len()) as u64;
+    }
+
     /// Index of the last entry of the log.
     pub fn last_index(&self) -> u64 {
         self.entries.len() as u64
+    }
+}
+
+impl PaperWorld {
+    fn hole(&self, index: u64) -> Hole {
+        let entry = &self.entries[index as usize - 1];
+        Hole {
+            index,
+            term: entry.term,
+            kind: entry.kind,
+            payload_bytes: entry.payload.len() as u32,
+            file: PathBuf::from("1.log"),
+            offset: 4096 * index,
+            expected: "crc 1".into(),
+            found: "crc 2".into(),
+        }
     }
 }
 
@@ -80,8 +135,8 @@ impl World for PaperWorld {
         self.dialled = peers.iter().map(|(id, _)| *id).collect();
     }
 
-    fn peer_report(&mut self, _: NodeId) -> PeerReport {
-        PeerReport::default()
+    fn peer_report(&mut self, id: NodeId) -> PeerReport {
+        PeerReport { connected: !self.unconnected.contains(&id), ..PeerReport::default() }
     }
 
     fn rejected_links(&self) -> Vec<(&'static str, u64)> {
@@ -91,8 +146,10 @@ impl World for PaperWorld {
     fn submit(&mut self, request: WriteRequest) {
         assert!(request.id > self.submitted, "writes come in order");
         self.submitted = request.id;
+        self.trust_written |= request.regain_trust;
         if let Some(from) = request.truncate_from {
             self.entries.truncate(from as usize - 1);
+            self.damaged.split_off(&from);
         }
         for entry in request.entries {
             assert_eq!(entry.index, self.last_index() + 1, "the log has no holes");
@@ -102,7 +159,31 @@ impl World for PaperWorld {
     }
 
     fn read(&self, index: u64) -> Result<Entry, LogError> {
-        Ok(self.entries[index as usize - 1].clone())
+        self.unseen.borrow_mut().remove(&index);
+        match self.damaged.get(&index) {
+            Some(false) if !self.in_memory => Err(LogError::Damaged(Box::new(self.hole(index)))),
+            _ => Ok(self.entries[index as usize - 1].clone()),
+        }
+    }
+
+    fn holes(&self) -> Vec<Hole> {
+        let unseen = self.unseen.borrow();
+        let known = self.damaged.keys().filter(|index| !unseen.contains(index));
+        known.map(|index| self.hole(*index)).collect()
+    }
+
+    fn damage(&self) -> Damage {
+        Damage { found: self.damage.found - self.unseen.borrow().len() as u64, ..self.damage }
+    }
+
+    fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
+        let Some(filled) = self.damaged.get_mut(&entry.index) else { return Ok(false) };
+        if self.entries[entry.index as usize - 1] != entry {
+            let (file, index) = (PathBuf::from("1.log"), entry.index);
+            return Err(LogError::PayloadChanged { file, index, expected: 1, found: 2 });
+        }
+        *filled = true;
+        Ok(true)
     }
 
     fn log_report(&self) -> LogReport {

@@ -35,6 +35,7 @@ pub mod process;
 pub mod queue;
 pub mod random;
 pub mod redis;
+pub mod runner;
 pub mod simulation;
 pub mod store;
 pub mod trace;

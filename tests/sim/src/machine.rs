@@ -104,7 +104,7 @@ impl Machine {
     }
 
     fn options(plan: &Plan) -> Options {
-        Options { segment_bytes: plan.segment_bytes, fsync: true }
+        Options { segment_bytes: plan.segment_bytes, fsync: true, direct_io: plan.direct_io }
     }
 
     fn member(&self) -> Member {

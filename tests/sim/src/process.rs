@@ -94,6 +94,7 @@ impl Process {
             settings: self.settings.clone(),
             seed,
             hard_state: self.world.store().hard_state(),
+            trusted: self.world.store().is_trusted(),
             entries,
             members,
             feed_token: self.feed_token.clone(),

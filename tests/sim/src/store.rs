@@ -2,8 +2,10 @@
 
 use crate::disk::{Crash, SimDisk};
 use redisraft::log::{
-    Entry, HardState, Identity, InlineWriter, Log, LogError, Options, RecordInfo, Recovery, WriteRequest,
+    Entry, HardState, Hole, Identity, InlineWriter, Log, LogError, Options, RecordInfo, Recovery,
+    WriteRequest,
 };
+use redisraft::node::Damage;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -114,6 +116,22 @@ impl Store {
 
     pub fn read(&self, index: u64) -> Result<Entry, LogError> {
         self.log.read(index)
+    }
+
+    pub fn is_trusted(&self) -> bool {
+        self.log.is_trusted()
+    }
+
+    pub fn holes(&self) -> Vec<Hole> {
+        Vec::new()
+    }
+
+    pub fn damage(&self) -> Damage {
+        Damage::default()
+    }
+
+    pub fn fill(&mut self, _: Entry) -> Result<bool, LogError> {
+        Ok(false)
     }
 
     /// Gives the disk what waits for it, unless it is at work. True: it is from now on; `done` is due later.

@@ -5,10 +5,10 @@ use crate::random::Random;
 use crate::store::Store;
 use bytes::Bytes;
 use redisraft::consensus::NodeId;
-use redisraft::log::{Entry, LogError, WriteRequest};
+use redisraft::log::{Entry, Hole, LogError, WriteRequest};
 use redisraft::node::bridge::Bridge;
 use redisraft::node::report::{LogReport, PeerReport};
-use redisraft::node::{wire, World};
+use redisraft::node::{wire, Damage, World};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -135,6 +135,18 @@ impl World for SimWorld {
 
     fn read(&self, index: u64) -> Result<Entry, LogError> {
         self.store().read(index)
+    }
+
+    fn holes(&self) -> Vec<Hole> {
+        self.store().holes()
+    }
+
+    fn damage(&self) -> Damage {
+        self.store().damage()
+    }
+
+    fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
+        self.store.as_mut().expect("a node has a log").fill(entry)
     }
 
     fn log_report(&self) -> LogReport {

@@ -40,6 +40,16 @@ impl Content {
         self.pending.push((offset, bytes));
     }
 
+    /// The kernel first writes what it holds of this place.
+    pub fn write_durable(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        let overlaps = |write: &(u64, Vec<u8>)| write.0 < end && offset < write.0 + write.1.len() as u64;
+        let (flushed, kept): (Vec<_>, Vec<_>) = self.pending.drain(..).partition(overlaps);
+        self.pending = kept;
+        flushed.iter().for_each(|(offset, bytes)| write_into(&mut self.durable, *offset, bytes));
+        write_into(&mut self.durable, offset, bytes);
+    }
+
     /// The bytes land on another sector of the same file.
     pub fn write_elsewhere(&mut self, offset: u64, bytes: Vec<u8>, random: &mut Random) {
         let length = self.durable.len() as u64;

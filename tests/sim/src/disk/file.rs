@@ -1,14 +1,17 @@
 //! An open file.
 
 use super::{Failure, Operation, SimDisk};
-use redisraft::log::disk::{DiskFile, Map};
+use redisraft::log::disk::{DiskFile, Map, Mode};
 use std::io;
 use std::sync::{Arc, OnceLock};
+
+/// Unit of direct writes.
+const BLOCK_BYTES: u64 = 4096;
 
 pub(super) struct SimFile {
     pub disk: SimDisk,
     pub content: usize,
-    pub writable: bool,
+    pub mode: Mode,
 }
 
 fn no_space() -> io::Error {
@@ -17,7 +20,7 @@ fn no_space() -> io::Error {
 
 impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        assert!(self.writable, "a file that was opened for reading is written");
+        assert!(self.mode != Mode::Read, "a file that was opened for reading is written");
         let state = &mut *self.disk.state();
         if let Err(error) = state.fails(Failure::Write) {
             let written = state.random.index(bytes.len() + 1);
@@ -31,6 +34,22 @@ impl DiskFile for SimFile {
         }
         content.write_live(offset, bytes);
         state.journal.push(Operation::Write { content: self.content, offset, bytes: bytes.to_vec() });
+        Ok(())
+    }
+
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.mode != Mode::Direct {
+            self.write_at(bytes, offset)?;
+            return self.sync_data();
+        }
+        assert!(
+            offset % BLOCK_BYTES == 0 && bytes.len() as u64 % BLOCK_BYTES == 0,
+            "whole blocks are written"
+        );
+        let state = &mut *self.disk.state();
+        state.fails(Failure::Sync)?;
+        state.contents[self.content].write_live(offset, bytes);
+        state.journal.push(Operation::WriteDurable { content: self.content, offset, bytes: bytes.to_vec() });
         Ok(())
     }
 

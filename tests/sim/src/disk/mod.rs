@@ -71,6 +71,12 @@ enum Operation {
         offset: u64,
         bytes: Vec<u8>,
     },
+    /// Past the page cache: durable when it is done.
+    WriteDurable {
+        content: usize,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     Extend {
         content: usize,
         length: u64,
@@ -229,6 +235,9 @@ impl State {
                         }
                     }
                 }
+                Operation::WriteDurable { content, offset, bytes } => {
+                    self.contents[content].write_durable(offset, &bytes);
+                }
                 Operation::Extend { content, length } => self.contents[content].extend_pending(length),
                 Operation::Sync { content } => self.contents[content].sync(),
                 Operation::FailedSync { content } => self.contents[content].lose_power(2, &mut self.random),
@@ -305,9 +314,9 @@ impl Disk for SimDisk {
                 state.name(Step::Add(key(path), content));
                 content
             }
-            (Mode::Read | Mode::Write, found) => found?,
+            (Mode::Read | Mode::Write | Mode::Direct, found) => found?,
         };
-        Ok(Arc::new(SimFile { disk: self.clone(), content, writable: mode != Mode::Read }))
+        Ok(Arc::new(SimFile { disk: self.clone(), content, mode }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

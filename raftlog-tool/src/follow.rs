@@ -1,0 +1,162 @@
+//! `dump --follow`: what a running node writes, as it writes it.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redisraft::log::disk::{Disk, Map, Mode, SystemDisk};
+use redisraft::log::record::RecordType;
+use redisraft::log::scan::{Scanner, Step};
+use redisraft::log::segment::{segment_path, HeaderState, SegmentHeader, SEGMENT_HEADER_BYTES};
+use redisraft::log::{LogError, ReadRecord, ScanEnd};
+
+use crate::dump::Printer;
+use crate::failure::Failure;
+use crate::source::{EntryState, Item, Source};
+use crate::text::Output;
+
+/// How often a log that stands still is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Prints what comes behind the records that `source` has read; ends only by an error.
+pub fn run(source: Source, printer: &mut Printer, output: &mut Output) -> Result<(), Failure> {
+    let end = catch_up(&source, printer, output)?;
+    let mut tail = Tail::behind(&source, &end);
+    loop {
+        if !tail.advance(printer, output)? {
+            output.flush()?;
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// Prints what was written since the last pass of `source`, and says where the log ends now.
+fn catch_up(source: &Source, printer: &mut Printer, output: &mut Output) -> Result<ScanEnd, Failure> {
+    let mut failure = None;
+    let end = source.reader.scan(&mut |read| {
+        if source.has_read((read.segment_sequence, read.record.offset)) {
+            return ControlFlow::Continue(());
+        }
+        match printer.print_live(&just_written(read), output) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failure.map_or(Ok(end), |error| Err(error.into()))
+}
+
+/// Nobody knows yet whether it stays.
+fn just_written(read: ReadRecord<'_>) -> Item<'_> {
+    let state = read.record.record_type.entry_kind().map(|_| EntryState::Live);
+    Item { read, state }
+}
+
+/// The place behind the last record that was printed.
+struct Tail {
+    directory: PathBuf,
+    /// The segment that is read; `None` until it is begun.
+    segment: Option<Segment>,
+    sequence: u32,
+    /// CRC of the last record.
+    prev_crc: u32,
+}
+
+struct Segment {
+    path: PathBuf,
+    map: Map,
+    salt: u32,
+    scanner: Scanner,
+}
+
+impl Tail {
+    fn behind(source: &Source, end: &ScanEnd) -> Tail {
+        let last = end.segments.iter().rev().find_map(|segment| Some((segment, segment.header.as_ref()?)));
+        let directory = source.directory.clone();
+        let Some((last, header)) = last else {
+            let sequence = source.reader.meta().first_sequence;
+            return Tail { directory, segment: None, sequence, prev_crc: 0 };
+        };
+        let segment = Segment {
+            path: last.path.clone(),
+            map: last.map.clone(),
+            salt: header.salt,
+            scanner: Scanner::new(header.salt, last.offset, last.prev_crc),
+        };
+        let (segment, sequence) =
+            if last.sealed { (None, last.sequence + 1) } else { (Some(segment), last.sequence) };
+        Tail { directory, segment, sequence, prev_crc: last.prev_crc }
+    }
+
+    /// Prints the next record; `false`: there is none yet.
+    fn advance(&mut self, printer: &mut Printer, output: &mut Output) -> Result<bool, Failure> {
+        let Some(segment) = &mut self.segment else {
+            self.segment = self.begin_segment()?;
+            return Ok(self.segment.is_some());
+        };
+        let offset = segment.scanner.offset();
+        match segment.scanner.next((*segment.map).as_ref()) {
+            Step::Record(record) => {
+                let sealed = record.record_type == RecordType::Seal;
+                let read = ReadRecord { file: &segment.path, segment_sequence: self.sequence, record };
+                printer.print_live(&just_written(read), output)?;
+                if sealed {
+                    self.prev_crc = segment.scanner.prev_crc();
+                    self.sequence += 1;
+                    self.segment = None;
+                }
+                Ok(true)
+            }
+            Step::Newer { what, found } => {
+                let file = segment.path.clone();
+                Err(LogError::NewerFormat { file, offset, what, found, known: 0 }.into())
+            }
+            // Not written yet, or half-written: the chain of CRCs says when it is whole.
+            Step::Blank | Step::Invalid { .. } => segment.check_life().map(|()| false),
+        }
+    }
+
+    /// The segment behind a seal, as soon as it has a header.
+    fn begin_segment(&self) -> Result<Option<Segment>, Failure> {
+        let path = segment_path(&self.directory, self.sequence);
+        let Ok(file) = SystemDisk.open(&path, Mode::Read) else {
+            return Ok(None);
+        };
+        let io = |source| Failure::File { verb: "map", path: path.clone(), source };
+        if file.length().map_err(io)? < SEGMENT_HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        let map = file.map().map_err(io)?;
+        Ok(match header(&map) {
+            Some(header) if header.sequence == self.sequence && header.prev_crc == self.prev_crc => {
+                let scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
+                Some(Segment { path, map, salt: header.salt, scanner })
+            }
+            _ => None,
+        })
+    }
+}
+
+impl Segment {
+    /// A file that was purged, or cut by a repair, will never go on.
+    fn check_life(&self) -> Result<(), Failure> {
+        if self.path.exists() && header(&self.map).is_some_and(|header| header.salt == self.salt) {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "{} was purged or replaced while it was followed; start `dump --follow` again",
+            self.path.display()
+        )))
+    }
+}
+
+fn header(map: &Map) -> Option<SegmentHeader> {
+    let block = (**map).as_ref().get(..SEGMENT_HEADER_BYTES)?.try_into().ok()?;
+    match SegmentHeader::decode(block) {
+        HeaderState::Valid(header) => Some(header),
+        _ => None,
+    }
+}

@@ -1,0 +1,11 @@
+//! The binary, as an operator runs it, on logs that a real `Log` wrote.
+
+mod diff;
+mod dump;
+mod export;
+mod generate;
+mod live;
+mod select;
+mod stat;
+mod support;
+mod verify;
