@@ -383,10 +383,18 @@ impl Node {
         self.executed_truncated(world, from);
     }
 
-    /// Dials whoever is a member now.
+    /// Dials whoever is a member now. While the log does not know this node, it is from before its invitation, and
+    /// the leader may have come later than that: whoever the invitation named is dialled as well, or the leader would
+    /// get no answers.
     fn dial<W: World>(&self, world: &mut W) {
-        let others = self.members().0.iter().filter(|(id, _)| **id != self.id);
-        let peers: Vec<_> = others.map(|(id, member)| (*id, member.peer_address.clone())).collect();
+        let mut known = self.members().0.clone();
+        if !known.contains_key(&self.id) {
+            self.member_history[0].1 .0.iter().for_each(|(id, member)| {
+                known.entry(*id).or_insert_with(|| member.clone());
+            });
+        }
+        let others = known.into_iter().filter(|(id, _)| *id != self.id);
+        let peers: Vec<_> = others.map(|(id, member)| (id, member.peer_address)).collect();
         world.set_peers(&peers);
     }
 
