@@ -22,6 +22,7 @@
 pub mod address;
 pub mod batches;
 pub mod bridge;
+pub mod callers;
 pub mod capture;
 mod change;
 pub mod feed;
@@ -45,6 +46,7 @@ use crate::consensus::{
 use crate::log::{Entry, HardState, Hole, Kind, LogError, WriteRequest};
 use bridge::Bridge;
 use bytes::Bytes;
+use callers::Callers;
 use change::Changes;
 pub use heal::Damage;
 use heal::Healing;
@@ -154,6 +156,7 @@ pub struct Node {
     last_read: u64,
     confirmed_read: u64,
     changes: Changes,
+    callers: Callers,
     reports: Reports,
     healing: Healing,
     refused: Option<Refusal>,
@@ -187,6 +190,7 @@ impl Node {
             last_read: 0,
             confirmed_read: 0,
             changes: Changes::default(),
+            callers: Callers::default(),
             reports: Reports::default(),
             healing: Healing::default(),
             refused: None,
@@ -228,10 +232,16 @@ impl Node {
         header: &[u8],
         payload: &Bytes,
     ) -> Result<(), Fatal> {
-        let result = match fetch::is_kind(kind) {
-            true => fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame)),
-            false => wire::decode(kind, header, payload)
-                .map(|(message, entries)| self.on_message(world, from, message, &entries)),
+        let result = if fetch::is_kind(kind) {
+            fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame))
+        } else if callers::is_kind(kind) {
+            callers::decode(kind, header, payload).map(|address| {
+                self.on_call(world, from, address);
+                Ok(())
+            })
+        } else {
+            wire::decode(kind, header, payload)
+                .map(|(message, entries)| self.on_message(world, from, message, &entries))
         };
         result.unwrap_or_else(|error| {
             log::warn!("dropped a message of node {from}: {error}");
@@ -253,8 +263,19 @@ impl Node {
     }
 
     pub fn on_peer_up<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        if let Some(own) = self.members().0.get(&self.id) {
+            world.send(peer, callers::encode(&own.peer_address));
+        }
         self.healing_peer_up();
         self.step(world, Input::PeerReachable { peer }, &[])
+    }
+
+    /// `from` says where it can be dialled.
+    fn on_call<W: World>(&mut self, world: &mut W, from: NodeId, address: &str) {
+        if !self.members().0.contains_key(&from) && self.callers.heard(from, address) {
+            log::info!("node {from} at {address} is not in the log yet");
+            self.dial(world);
+        }
     }
 
     pub fn on_peer_unreachable<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
@@ -383,18 +404,10 @@ impl Node {
         self.executed_truncated(world, from);
     }
 
-    /// Dials whoever is a member now. While the log does not know this node, it is from before its invitation, and
-    /// the leader may have come later than that: whoever the invitation named is dialled as well, or the leader would
-    /// get no answers.
+    /// Dials whoever is a member now, or called as one.
     fn dial<W: World>(&self, world: &mut W) {
-        let mut known = self.members().0.clone();
-        if !known.contains_key(&self.id) {
-            self.member_history[0].1 .0.iter().for_each(|(id, member)| {
-                known.entry(*id).or_insert_with(|| member.clone());
-            });
-        }
-        let others = known.into_iter().filter(|(id, _)| *id != self.id);
-        let peers: Vec<_> = others.map(|(id, member)| (id, member.peer_address)).collect();
+        let known = self.callers.and_members(self.members());
+        let peers: Vec<_> = known.into_iter().filter(|(id, _)| *id != self.id).collect();
         world.set_peers(&peers);
     }
 

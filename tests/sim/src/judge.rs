@@ -43,17 +43,23 @@ impl Judge {
     }
 
     /// Looks at a node after it has moved. `judged`: the commit index at the last look at this process.
-    pub fn observe(&mut self, node: &Node, store: &Store, judged: &mut Index) {
+    /// `may_be_damaged`: an entry that cannot be read is not the code's fault, and is looked at when it can be.
+    pub fn observe(&mut self, node: &Node, store: &Store, may_be_damaged: bool, judged: &mut Index) {
         let raft = node.raft();
         raft.check_invariants();
         if raft.role() == Role::Leader {
             self.leads(node, raft.term());
         }
         for index in *judged + 1..=raft.commit() {
-            let entry = store.read(index).unwrap_or_else(|error| panic!("a committed entry: {error}"));
-            self.commits(node.id(), &entry);
+            match store.read(index) {
+                Ok(entry) => self.commits(node.id(), &entry),
+                Err(error) => {
+                    assert!(may_be_damaged, "a committed entry: {error}");
+                    return;
+                }
+            }
+            *judged = index;
         }
-        *judged = raft.commit();
     }
 
     /// Election safety: one leader in a term. Leader completeness: it holds all that was committed before.

@@ -299,9 +299,10 @@ impl Simulation {
     }
 
     fn observe(&mut self, host: Host) {
-        let process = self.machines[host].process.as_mut().expect("it had a turn");
+        let machine = &mut self.machines[host];
+        let process = machine.process.as_mut().expect("it had a turn");
         if let Some(node) = &process.node {
-            self.judge.observe(node, process.world.store(), &mut process.judged);
+            self.judge.observe(node, process.world.store(), machine.may_be_damaged, &mut process.judged);
             let what = node.raft().commit() << 20 ^ node.raft().term() << 4 ^ node.raft().role() as u64;
             self.note(what ^ (host as u64) << 56);
         }
