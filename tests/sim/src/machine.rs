@@ -291,12 +291,16 @@ impl Simulation {
 
     /// Links between these two are there again, if both run.
     pub fn hint_up(&mut self, one: Host, other: Host) {
-        for (host, peer) in [(one, other), (other, one)] {
-            let running = self.machines[peer].process.is_some() && !self.network.is_cut(host, peer);
-            let Some(id) = self.known_id(peer).filter(|_| running) else { continue };
-            let life = self.machines[host].life;
-            self.queue.after(1_000, Event::Hint { host, life, hint: RaftEvent::PeerUp { id } });
-        }
+        self.link_up(one, other);
+        self.link_up(other, one);
+    }
+
+    /// The link that `host` has dialled to `peer` takes frames.
+    pub fn link_up(&mut self, host: Host, peer: Host) {
+        let running = self.machines[peer].process.is_some() && !self.network.is_cut(host, peer);
+        let Some(id) = self.known_id(peer).filter(|_| running) else { return };
+        let life = self.machines[host].life;
+        self.queue.after(1_000, Event::Hint { host, life, hint: RaftEvent::PeerUp { id } });
     }
 
     fn announce(&mut self, host: Host) {

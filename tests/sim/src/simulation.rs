@@ -194,7 +194,18 @@ impl Simulation {
                 let life = self.machines[to].life;
                 self.to_raft(to, life, event);
             }
-            Event::Hint { host, life, hint } => self.to_raft(host, life, hint),
+            Event::Hint { host, life, hint } => {
+                let is_dialled = |peers: &[(NodeId, String)]| match &hint {
+                    RaftEvent::PeerUp { id } => peers.iter().any(|(peer, _)| peer == id),
+                    _ => true,
+                };
+                if self.machines[host]
+                    .process_of(life)
+                    .is_some_and(|process| is_dialled(&process.world.peers))
+                {
+                    self.to_raft(host, life, hint);
+                }
+            }
             Event::RaftTurn { host, life } => self.raft_turn(host, life),
             Event::MainTurn { host, life } => self.main_turn(host, life),
             Event::DiskDone { host, life } => self.disk_done(host, life),
@@ -311,6 +322,12 @@ impl Simulation {
     /// Sends what was queued, then lets the disk begin with what was queued for it.
     fn flush(&mut self, host: Host) {
         self.send_frames(host);
+        let process = self.machines[host].process.as_mut().expect("it had a turn");
+        for id in std::mem::take(&mut process.world.dialled) {
+            if let Some(peer) = self.machines.iter().position(|machine| machine.node_id() == Some(id)) {
+                self.link_up(host, peer);
+            }
+        }
         self.start_writing(host);
     }
 

@@ -51,6 +51,8 @@ pub struct SimWorld {
     /// Frames of this turn.
     pub sent: Vec<(NodeId, wire::Encoded)>,
     pub peers: Vec<(NodeId, String)>,
+    /// Who was not dialled before.
+    pub dialled: Vec<NodeId>,
     /// Bytes that the kernel takes of the feed before the rest counts as unsent.
     pub feed_kernel_bytes: usize,
     /// The process dies when so many calls of this world were made: none of the later ones has an effect.
@@ -70,6 +72,7 @@ impl SimWorld {
             links: Links::default(),
             sent: Vec::new(),
             peers: Vec::new(),
+            dialled: Vec::new(),
             feed_kernel_bytes,
             calls_left: Cell::new(None),
         }
@@ -115,6 +118,8 @@ impl World for SimWorld {
 
     fn set_peers(&mut self, peers: &[(NodeId, String)]) {
         if self.lives() {
+            let new = peers.iter().filter(|peer| !self.peers.contains(peer));
+            self.dialled.extend(new.map(|(id, _)| *id));
             self.peers = peers.to_vec();
         }
     }
