@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use log_support::*;
-use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Map, Mode};
+use redisraft::log::disk::{Disk, FileHandle, Guard, Mode};
 use redisraft::log::record::RecordType;
 use redisraft::log::{HardState, Identity, LogError, Reader, WriteRequest};
 
@@ -335,10 +335,8 @@ fn a_reader_beside_a_writer_sees_no_damage() {
 /// A disk whose segment 1 is seen half-written at first.
 struct FlickeringDisk {
     disk: MemoryDisk,
-    map: Map,
+    file: FileHandle,
 }
-
-struct FlickeringFile(FileHandle, Map);
 
 impl Disk for FlickeringDisk {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
@@ -354,9 +352,11 @@ impl Disk for FlickeringDisk {
         self.disk.exists(path)
     }
     fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
-        let file = self.disk.open(path, mode)?;
         let flickers = path.ends_with("0000000001.log");
-        Ok(if flickers { Arc::new(FlickeringFile(file, self.map.clone())) } else { file })
+        if flickers {
+            return Ok(self.file.clone());
+        }
+        self.disk.open(path, mode)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
@@ -369,30 +369,6 @@ impl Disk for FlickeringDisk {
     }
 }
 
-impl DiskFile for FlickeringFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)
-    }
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_at(bytes, offset)
-    }
-    fn allocate(&self, length: u64) -> io::Result<()> {
-        self.0.allocate(length)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-    fn length(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-    fn map(&self) -> io::Result<Map> {
-        Ok(self.1.clone())
-    }
-}
-
 #[test]
 fn what_looks_damaged_is_looked_at_again() {
     let sample = sample(true);
@@ -401,8 +377,8 @@ fn what_looks_damaged_is_looked_at_again() {
     half[4096 + 100] ^= 1;
     // One look at the header, one at the records; the third finds all written. Or none ever does.
     for (looks, damaged) in [(2, false), (100, true)] {
-        let map = Flickering::map(looks, half.clone(), good.to_vec());
-        let disk = FlickeringDisk { disk: sample.files.clone(), map };
+        let file = Flickering::file(looks, half.clone(), good.to_vec());
+        let disk = FlickeringDisk { disk: sample.files.clone(), file };
         let reader = Reader::open_on(Arc::new(disk), &sample.path).expect("META");
         assert_eq!(reader.scan(&mut |_| ControlFlow::Continue(())).is_err(), damaged);
     }

@@ -5,12 +5,14 @@ mod log_support;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use log_support::power::{PowerDisk, Random};
 use log_support::promise::{run, Promise};
 use log_support::*;
-use redisraft::log::LogError;
+use redisraft::log::{LogError, WriteRequest};
 
 #[test]
 fn the_nth_call_fails() {
@@ -224,6 +226,48 @@ fn a_disk_that_stays_full_refuses_and_recovers_with_space() {
     harness.append(2, 100, 500).expect("append");
 }
 
+#[test]
+fn a_full_disk_is_waited_out() {
+    let directory = fast_directory();
+    let path = directory.path().join("log");
+    let full = Arc::new(AtomicBool::new(false));
+    let is_full = full.clone();
+    let disk = HookedDisk::new(Box::new(move |_, name| {
+        // Records go into space that is there: only what takes new space fails.
+        if name == "allocate" && is_full.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        Ok(())
+    }));
+    let mut harness = Harness::create_on(disk.clone(), &path).expect("create");
+    harness.append(1, 1, 100).expect("append");
+    for closed_while_full in [false, true] {
+        full.store(true, Ordering::SeqCst);
+        let first = harness.log.last_index() + 1;
+        let entries = (first..first + 100).map(|index| entry(index, 1, 500)).collect();
+        let id = harness.submit(WriteRequest { entries, ..Default::default() });
+        let failures = harness.log.stats().prepare_failures;
+        while harness.log.stats().prepare_failures < failures + 4 {
+            assert!(
+                harness.log.durable().expect("waiting is no failure") < id,
+                "acknowledged on a full disk"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(harness.log.prepare_last_error().is_some_and(|text| text.contains("free space")));
+        if closed_while_full {
+            break;
+        }
+        full.store(false, Ordering::SeqCst);
+        harness.wait(id).expect("there is space again");
+    }
+    drop(harness);
+    full.store(false, Ordering::SeqCst);
+    let harness = Harness::open_on(disk, &path).expect("open");
+    assert!(harness.log.last_index() >= 101, "what was acknowledged is there");
+    assert!(contents(&harness.log)[1..].iter().all(|(_, term, bytes)| (*term, *bytes) == (1, 500)));
+}
+
 /// A tiny file system of its own, where the rights for that are there; the same faults by hook are above.
 struct Tmpfs(tempfile::TempDir);
 
@@ -254,19 +298,36 @@ fn a_full_disk_and_a_read_only_one() {
     let path = disk.0.path().join("log");
     let mut harness = Harness::create(&path);
     let mut acknowledged = 0;
-    let error = loop {
-        match harness.append(1, 1, 1000) {
-            Ok(()) => acknowledged += 1,
-            Err(error) => break error,
+    let waits = |harness: &mut Harness| {
+        let last = harness.log.last_index() + 1;
+        let id = harness.submit(WriteRequest { entries: vec![entry(last, 1, 1000)], ..Default::default() });
+        let failures = harness.log.stats().prepare_failures;
+        loop {
+            if harness.log.durable().expect("waiting is no failure") >= id {
+                return None;
+            }
+            if harness.log.stats().prepare_failures > failures + 4 {
+                return Some(id);
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+    };
+    let last = loop {
+        if let Some(id) = waits(&mut harness) {
+            break id;
+        }
+        acknowledged += 1;
         assert!(acknowledged < 100, "the disk is full by now");
     };
-    assert!(error.to_string().contains("free space"), "{error}");
-    drop(harness);
+    assert!(harness.log.prepare_last_error().is_some_and(|text| text.contains("free space")));
     let remount = |options: &str| {
         let status = std::process::Command::new("mount").args(["-o", options]).arg(disk.0.path()).status();
         assert!(status.expect("mount").success());
     };
+    remount("remount,size=200k");
+    harness.wait(last).expect("there is space again");
+    acknowledged += 1;
+    drop(harness);
     remount("remount,ro");
     let error = Harness::open(&path).err().expect("read-only");
     assert!(error.to_string().contains("writable"), "{error}");

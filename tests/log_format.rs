@@ -1,12 +1,15 @@
 //! Parsing of records, headers, index lines and META: what was encoded comes back, anything else is refused.
 
+mod log_support;
+
+use log_support::window;
 use proptest::prelude::*;
 use redisraft::log::index_file::{self, Comparison, Frame, FrameBuilder, IndexEntry};
 use redisraft::log::meta::{self, Meta, META_BYTES};
 use redisraft::log::record::*;
-use redisraft::log::scan::{durable_by_flags, end_of_data, end_of_own_records, Scanner, Sequence, Step};
+use redisraft::log::scan::{Behind, Scanner, Step};
 use redisraft::log::segment::*;
-use redisraft::log::HardState;
+use redisraft::log::{HardState, Sequence};
 
 const PLACE: Place = Place { salt: 1, offset: 0 };
 
@@ -60,7 +63,8 @@ proptest! {
     ) {
         let bytes = encode((salt, 0), record_type, (index, term), &payload, prev_crc);
         let mut scanner = Scanner::new(salt, 0, prev_crc);
-        match scanner.next(&bytes) {
+        let mut window = window(&bytes);
+        match scanner.next(&mut window).expect("read") {
             Step::Record(record) => {
                 prop_assert_eq!(record.record_type, record_type);
                 prop_assert_eq!((record.header.index, record.header.term), (index, term));
@@ -72,10 +76,10 @@ proptest! {
         }
         let mut elsewhere = vec![0; 8];
         elsewhere.extend_from_slice(&bytes);
-        let refused = matches!(Scanner::new(salt, 8, prev_crc).next(&elsewhere), Step::Invalid { .. });
+        let refused = matches!(Scanner::new(salt, 8, prev_crc).next(&mut log_support::window(&elsewhere)).expect("read"), Step::Invalid { .. });
         prop_assert!(refused, "a record counts only where it was written");
         for mut scanner in [Scanner::new(salt ^ other, 0, prev_crc), Scanner::new(salt, 0, prev_crc ^ other)] {
-            let refused = matches!(scanner.next(&bytes), Step::Invalid { .. });
+            let refused = matches!(scanner.next(&mut log_support::window(&bytes)).expect("read"), Step::Invalid { .. });
             prop_assert!(refused);
             prop_assert_eq!(scanner.offset(), 0);
         }
@@ -88,17 +92,16 @@ proptest! {
         let mut bytes = encode((77, 0), RecordType::Normal, (5, 2), &payload, 11);
         let position = position.index(bytes.len());
         bytes[position] ^= 1 << bit;
-        let refused = matches!(Scanner::new(77, 0, 11).next(&bytes), Step::Invalid { .. });
+        let refused = matches!(Scanner::new(77, 0, 11).next(&mut window(&bytes)).expect("read"), Step::Invalid { .. });
         prop_assert!(refused, "bit {} of byte {}", bit, position);
     }
 
     #[test]
     fn garbage_is_never_a_record_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), offset in 0u64..700) {
-        prop_assert!(!matches!(Scanner::new(1, offset, 2).next(&bytes), Step::Record(_)));
-        prop_assert_eq!(durable_by_flags(&bytes, 1, offset), 0);
-        prop_assert_eq!(end_of_own_records(&bytes, 1, offset), offset);
-        let end = end_of_data(&bytes, offset.min(bytes.len() as u64)) as usize;
-        prop_assert!(bytes[end..].iter().all(|byte| *byte == 0));
+        prop_assert!(!matches!(Scanner::new(1, offset, 2).next(&mut window(&bytes)).expect("read"), Step::Record(_)));
+        let behind = Behind::look(&mut window(&bytes), 1, offset).expect("read");
+        prop_assert_eq!((behind.durable_offset, behind.own_end), (0, 0));
+        prop_assert!(bytes.iter().skip(behind.data_end as usize).all(|byte| *byte == 0));
         prop_assert!(index_file::decode_header(&bytes).is_none());
         prop_assert!(Frame::decode(1, &bytes).is_none());
         prop_assert_eq!(index_file::entries(&bytes, 1).count(), 0);
@@ -126,10 +129,11 @@ proptest! {
             entries.push(IndexEntry { record_type, index: number, term, offset, length, record_crc: number as u32 ^ salt });
             builder.push(entries[entries.len() - 1]);
             if skip == 2 {
-                index.extend_from_slice(&builder.take());
+                index.extend_from_slice(builder.bytes());
+                builder.clear();
             }
         }
-        index.extend_from_slice(&builder.take());
+        index.extend_from_slice(builder.bytes());
         prop_assert_eq!(index_file::decode_header(&index), Some((salt, 9)));
         prop_assert_eq!(index_file::entries(&index, salt).collect::<Vec<_>>(), entries.clone());
         prop_assert_eq!(index_file::entries(&index, salt ^ 1).count(), 0);
@@ -208,7 +212,10 @@ fn a_newer_version_is_refused_as_such() {
         header.record_type = record_type;
         header.flags = flags;
         header.crc = header.expected_crc(PLACE, 0);
-        assert!(matches!(Scanner::new(1, 0, 0).next(&header.encode()), Step::Newer { .. }));
+        assert!(matches!(
+            Scanner::new(1, 0, 0).next(&mut window(&header.encode())).expect("read"),
+            Step::Newer { .. }
+        ));
     }
 }
 
@@ -217,7 +224,10 @@ fn records_out_of_order_are_refused() {
     let apply = |sequence: &mut Sequence, record_type, index, term| {
         let payload: &[u8] = if record_type == RecordType::Mark { &[0; MARK_PAYLOAD_BYTES] } else { &[] };
         let bytes = encode((1, 0), record_type, (index, term), payload, 0);
-        let Step::Record(record) = Scanner::new(1, 0, 0).next(&bytes) else { panic!("a record") };
+        let mut window = window(&bytes);
+        let Step::Record(record) = Scanner::new(1, 0, 0).next(&mut window).expect("read") else {
+            panic!("a record")
+        };
         sequence.apply(&record).is_ok()
     };
     let mut sequence = Sequence::new(10, 3);
@@ -243,7 +253,10 @@ fn records_out_of_order_are_refused() {
 fn entries_before_the_base_of_a_purged_log_are_read_and_must_reach_it() {
     let apply = |sequence: &mut Sequence, record_type, index, term| {
         let bytes = encode((1, 0), record_type, (index, term), &[], 0);
-        let Step::Record(record) = Scanner::new(1, 0, 0).next(&bytes) else { panic!("a record") };
+        let mut window = window(&bytes);
+        let Step::Record(record) = Scanner::new(1, 0, 0).next(&mut window).expect("read") else {
+            panic!("a record")
+        };
         sequence.apply(&record).expect("in order");
     };
     let mut sequence = Sequence::new(10, 3);

@@ -7,8 +7,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
+use cluster::damage::{flip_bit, segments};
 use cluster::load::Load;
 use cluster::{encode, millis, seconds, serial, wait_for, Cluster, Connection, Server, Value};
 
@@ -115,29 +115,6 @@ fn a_peer_of_another_cluster_is_refused() {
     assert_eq!(first.number(leader, "raft_num_nodes"), 3);
     second.wait_converged();
     assert_eq!(second.client().run("GET k").text(), "second");
-}
-
-/// The segments of a log directory, oldest first.
-fn segments(log: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(log).expect("the log directory");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    let mut found: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
-    found.sort();
-    found
-}
-
-/// Flips one bit inside the payload that holds `marker`.
-fn flip_bit(log: &Path, marker: &[u8]) -> (PathBuf, u64) {
-    for segment in segments(log) {
-        let bytes = fs::read(&segment).expect("a segment");
-        if let Some(position) = bytes.windows(marker.len()).position(|window| window == marker) {
-            let file = OpenOptions::new().write(true).open(&segment).expect("a segment");
-            file.write_all_at(&[bytes[position] ^ 0x10], position as u64).expect("one byte");
-            return (segment, position as u64);
-        }
-    }
-    panic!("the log does not hold {:?}", String::from_utf8_lossy(marker));
 }
 
 #[test]

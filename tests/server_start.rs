@@ -217,8 +217,8 @@ fn a_full_disk_is_refused() {
         eprintln!("skipped: this account may not mount a small disk");
         return;
     }
-    let setup = Setup { disk_mb: Some(8), ..Setup::with_module() };
-    let mut server = Server::start(setup.module_argument("log-segment-size=64mb"));
+    let setup = Setup { disk_mb: Some(1), ..Setup::with_module() };
+    let mut server = Server::start(setup);
     let mut connection = server.connect();
     let reply = connection.run("RAFT.CLUSTER INIT");
     assert!(

@@ -42,6 +42,7 @@ pub enum Command {
     Diff(DiffArguments),
     Meta(MetaArguments),
     Export(ExportArguments),
+    Repair(RepairArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
 }
@@ -84,10 +85,10 @@ Examples:
   raftlog-tool dump --last 10 raftlog
   raftlog-tool dump --from 100 --to 200 --format jsonl raftlog | jq .commands
   raftlog-tool dump --key 'user:*' --db 0 --values raftlog
-  raftlog-tool dump --type membership raftlog         who belonged to the cluster, and since when
-  raftlog-tool dump --headers raftlog                 every record as it stands in the files
+  raftlog-tool dump --type membership raftlog   who belonged to the cluster, and since when
+  raftlog-tool dump --headers raftlog   every record as it stands in the files
   raftlog-tool dump --format hex --headers --last 1 raftlog
-  raftlog-tool dump --last 0 --follow raftlog         what a running node writes, as it writes it
+  raftlog-tool dump --last 0 --follow raftlog   what a running node writes, as it writes it
 
 What is printed is in the log of this node. Whether it is committed is not in the log: the last entries of a node may \
 be truncated when another node leads. See raft_commit_index in INFO raft of a running node.";
@@ -202,7 +203,7 @@ pub enum StatTable {
 
 const FIND_EXAMPLES: &str = "\
 Examples:
-  raftlog-tool find --key user:17 raftlog                the life of one key, also FLUSHALL and the like
+  raftlog-tool find --key user:17 raftlog   the life of one key, also FLUSHALL and the like
   raftlog-tool find --key 'session:*' --last 5 --values raftlog
   raftlog-tool find --key '\\xff\\x00*' --format jsonl raftlog";
 
@@ -315,6 +316,53 @@ pub struct ExportArguments {
 pub enum ExportFormat {
     /// Commands, as a client sends them
     Resp,
+}
+
+const REPAIR_EXAMPLES: &str = "\
+Examples:
+  raftlog-tool repair raftlog   what is wrong, and what can be done
+  raftlog-tool repair --apply raftlog   torn tail and index files: loses nothing
+  raftlog-tool repair --truncate-at 5001 --accept-data-loss raftlog
+  raftlog-tool repair --truncate-at 5001 --accept-data-loss --apply --backup /backup raftlog
+
+A damaged entry of a node whose cluster is up needs no repair by hand: start the node, and it fetches the entry from \
+the others. Cutting a log is for a node that is alone, or for a cluster that has lost its majority.
+
+Without --apply nothing is changed. With it, what is changed is kept first, as whole files, in a directory \
+cut-<seconds since 1970> in DIR, or in the one that --backup names: putting these files back undoes all. A node whose \
+log was cut by --truncate-at does not vote until it has caught up with the others.
+
+The lock of the log is taken, also for the dry run; there is no way around it.";
+
+/// Mend a log, or show how: a dry run unless --apply is given
+#[derive(Args)]
+#[command(after_help = EXIT_CODES, after_long_help = [REPAIR_EXAMPLES, "\n\n", EXIT_CODES].concat())]
+pub struct RepairArguments {
+    /// Do it; without this only say what would be done
+    #[arg(long)]
+    pub apply: bool,
+    /// Keep what was there before in a new directory below PATH, not in DIR
+    #[arg(long, value_name = "PATH")]
+    pub backup: Option<PathBuf>,
+    /// Make incomplete or damaged index files anew from their segments
+    #[arg(long)]
+    pub rebuild_index: bool,
+    /// Zero what the last write left half-done, if nothing proves that it was acknowledged
+    #[arg(long)]
+    pub truncate_torn: bool,
+    /// Drop this entry and all after it, acknowledged or not
+    #[arg(long, value_name = "INDEX", requires = "accept_data_loss")]
+    #[arg(conflicts_with_all = ["rebuild_index", "truncate_torn"])]
+    pub truncate_at: Option<u64>,
+    /// Yes, answered writes may be lost by --truncate-at
+    #[arg(long, requires = "truncate_at")]
+    pub accept_data_loss: bool,
+    /// How: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
+    pub format: ReportFormat,
+    /// The directory of the log (raft.log-filename)
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 const COMPLETIONS_EXAMPLES: &str = "\

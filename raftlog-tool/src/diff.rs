@@ -11,6 +11,7 @@ use crate::cli::{DiffArguments, ReportFormat};
 use crate::effects::Walk;
 use crate::failure::{Failure, CLEAN, DAMAGE};
 use crate::object::{RecordObject, SCHEMA};
+use crate::progress::Progress;
 use crate::select::TypeName;
 use crate::source::{Item, Source};
 use crate::text::{self, Output};
@@ -55,8 +56,8 @@ struct Side {
 }
 
 pub fn run(arguments: &DiffArguments, output: &mut Output) -> Result<u8, Failure> {
-    let mut left = Source::open(&arguments.left, false)?;
-    let mut right = Source::open(&arguments.right, false)?;
+    let mut left = Source::open(&arguments.left, Progress::new(&arguments.left))?;
+    let mut right = Source::open(&arguments.right, Progress::hidden(&arguments.right))?;
     let clusters = [&left, &right].map(|source| source.reader.meta().owner.clone());
     if clusters[0].cluster_id != clusters[1].cluster_id {
         return Err(Failure::Usage(format!(

@@ -8,6 +8,7 @@ use crate::effects::Walk;
 use crate::failure::{Failure, CLEAN};
 use crate::follow;
 use crate::object::{RecordObject, SCHEMA};
+use crate::progress::Progress;
 use crate::resp_stream::RespStream;
 use crate::select::{Filter, TypeName};
 use crate::source::{EntryState, Item, Source};
@@ -17,7 +18,7 @@ use redisraft::log::scan::Record;
 
 pub fn run(arguments: &DumpArguments, output: &mut Output) -> Result<u8, Failure> {
     check(arguments)?;
-    let mut source = Source::open(&arguments.directory, true)?;
+    let mut source = Source::open(&arguments.directory, Progress::beside_data(&arguments.directory))?;
     let filter = filter(arguments, &mut source)?;
     let mut printer = Printer::new(arguments, filter);
     printer.begin(&source, output)?;

@@ -9,12 +9,13 @@ use redisraft::log::record::RecordType;
 use crate::cli::ExportArguments;
 use crate::effects::Walk;
 use crate::failure::{Failure, CLEAN};
+use crate::progress::Progress;
 use crate::resp_stream::RespStream;
 use crate::source::Source;
 use crate::text::{grouped, Output};
 
 pub fn run(arguments: &ExportArguments, output: &mut Output) -> Result<u8, Failure> {
-    let mut source = Source::open(&arguments.directory, true)?;
+    let mut source = Source::open(&arguments.directory, Progress::beside_data(&arguments.directory))?;
     let (from, to) = range(arguments, &source)?;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
     let mut stream = RespStream::default();

@@ -10,6 +10,7 @@ use crate::cli::{FindArguments, ListFormat};
 use crate::effects::{Effect, Walk};
 use crate::failure::{Failure, CLEAN};
 use crate::object::{CommandObject, SCHEMA};
+use crate::progress::Progress;
 use crate::select::Filter;
 use crate::source::{Item, Source};
 use crate::text::{self, Output};
@@ -29,7 +30,7 @@ struct Found<'r> {
 }
 
 pub fn run(arguments: &FindArguments, output: &mut Output) -> Result<u8, Failure> {
-    let mut source = Source::open(&arguments.directory, true)?;
+    let mut source = Source::open(&arguments.directory, Progress::beside_data(&arguments.directory))?;
     let filter = Filter::new(&arguments.selection, Some(&arguments.key), false);
     let mut skip = 0;
     if let Some(last) = arguments.last {

@@ -17,6 +17,7 @@ mod holder;
 mod meta;
 mod object;
 mod progress;
+mod repair;
 mod resp_stream;
 mod select;
 mod source;
@@ -73,6 +74,7 @@ fn run(command: &Command, output: &mut Output) -> Result<u8, Failure> {
         Command::Diff(arguments) => diff::run(arguments, output),
         Command::Meta(arguments) => meta::run(arguments, output),
         Command::Export(arguments) => export::run(arguments, output),
+        Command::Repair(arguments) => repair::run(arguments, output),
         Command::Completions(arguments) => generate::completions(arguments, output),
         Command::Man(arguments) => generate::manual(arguments, output),
     }

@@ -20,8 +20,22 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of reading the log in `directory`. `streams`: data is printed meanwhile, so that on one terminal both would mix.
-    pub fn new(directory: &Path, streams: bool) -> Progress {
+    /// Of reading the log in `directory`, while nothing is printed.
+    pub fn new(directory: &Path) -> Progress {
+        Progress::shown_if(directory, stderr().is_terminal())
+    }
+
+    /// The same, while data is printed: on one terminal both would mix.
+    pub fn beside_data(directory: &Path) -> Progress {
+        Progress::shown_if(directory, stderr().is_terminal() && !stdout().is_terminal())
+    }
+
+    /// None.
+    pub fn hidden(directory: &Path) -> Progress {
+        Progress::shown_if(directory, false)
+    }
+
+    fn shown_if(directory: &Path, shown: bool) -> Progress {
         let mut lengths = BTreeMap::new();
         // What cannot be listed here is reported by whoever reads it.
         for item in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -36,7 +50,7 @@ impl Progress {
             (sequence, before - length)
         });
         let starts = starts.collect();
-        let shown = total >= LARGE_BYTES && stderr().is_terminal() && !(streams && stdout().is_terminal());
+        let shown = shown && total >= LARGE_BYTES;
         let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left");
@@ -46,8 +60,13 @@ impl Progress {
 
     /// Begins another pass.
     pub fn pass(&mut self, what: &'static str) {
+        self.bar.reset();
         self.bar.set_message(what);
-        self.bar.set_position(0);
+    }
+
+    /// Ends a pass: the line is free for what is printed now.
+    pub fn end(&self) {
+        self.bar.finish_and_clear();
     }
 
     /// A record was read.
@@ -61,6 +80,6 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        self.end();
     }
 }

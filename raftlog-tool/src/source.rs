@@ -71,13 +71,12 @@ impl Item<'_> {
 const PURGE_RETRIES: usize = 16;
 
 impl Source {
-    /// Opens the log and makes the first pass. `streams`: data is printed while it is read. Damage is no error yet:
-    /// [`Source::read`] meets it after all that can be read.
-    pub fn open(directory: &Path, streams: bool) -> Result<Source, Failure> {
+    /// Opens the log and makes the first pass. Damage is no error yet: [`Source::read`] meets it after all
+    /// that can be read.
+    pub fn open(directory: &Path, mut progress: Progress) -> Result<Source, Failure> {
         // Asked before reading: a server that starts meanwhile is none that wrote what is read first.
         let writer = holder::find(directory);
         let mut reader = Reader::open(directory)?;
-        let mut progress = Progress::new(directory, streams);
         let outline = Outline::of(&mut reader, directory, &mut progress)?;
         Ok(Source { directory: directory.to_path_buf(), reader, writer, outline, progress })
     }
@@ -92,7 +91,7 @@ impl Source {
         progress.pass(what);
         let mut failure = None;
         let mut handed_out = None;
-        scan_on(reader, directory, &mut |read| {
+        let scan = scan_on(reader, directory, &mut |read| {
             let place = (read.segment_sequence, read.record.offset);
             if handed_out.is_some_and(|last| place <= last) {
                 return ControlFlow::Continue(());
@@ -111,7 +110,9 @@ impl Source {
                     ControlFlow::Break(())
                 }
             }
-        })?;
+        });
+        progress.end();
+        scan?;
         if let Some(failure) = failure {
             return Err(failure);
         }
@@ -197,6 +198,7 @@ impl Outline {
             outline.take(place, &read.record);
             ControlFlow::Continue(())
         });
+        progress.end();
         let base = (reader.meta().base_index, reader.meta().base_term);
         outline.first_index = base.0 + 1;
         if outline.last_index <= base.0 {

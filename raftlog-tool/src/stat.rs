@@ -12,6 +12,7 @@ use crate::cli::{ReportFormat, StatArguments, StatTable};
 use crate::effects::Walk;
 use crate::failure::{Failure, CLEAN};
 use crate::object::SCHEMA;
+use crate::progress::Progress;
 use crate::select::{Filter, TypeName};
 use crate::source::{EntryState, Item, Source};
 use crate::text::{self, grouped, quote, size, Output};
@@ -241,7 +242,7 @@ fn prefix<'k>(key: &'k [u8], delimiter: &[u8], depth: usize) -> Option<&'k [u8]>
 }
 
 pub fn run(arguments: &StatArguments, output: &mut Output) -> Result<u8, Failure> {
-    let mut source = Source::open(&arguments.directory, false)?;
+    let mut source = Source::open(&arguments.directory, Progress::new(&arguments.directory))?;
     let mut count = Count::new(arguments);
     let read = source.read("counting", &mut |item| {
         count.take(&item);
@@ -273,6 +274,15 @@ impl Count {
         }
     }
 
+    /// The largest rows; terms in their own order.
+    fn rows(&self, wanted: StatTable, table: &Table, count: usize) -> (Vec<Row>, usize) {
+        let (mut rows, more) = table.top(count);
+        if wanted == StatTable::Term {
+            rows.sort_by_key(|row| row.first_index);
+        }
+        (rows, more)
+    }
+
     fn total(&self) -> Row {
         let rows = self.entries.top(1).0;
         rows.into_iter().next().unwrap_or_else(|| Row::of(b"all", &Tally::default()))
@@ -297,7 +307,7 @@ fn print_json(
     for wanted in &arguments.by {
         let (name, value) = match count.table(*wanted) {
             Some((name, _, table)) => {
-                let (rows, more) = table.top(arguments.top);
+                let (rows, more) = count.rows(*wanted, table, arguments.top);
                 (name, serde_json::json!({ "rows": rows, "more": more }))
             }
             None => ("by_segment", serde_json::json!({ "rows": count.segments, "more": 0 })),
@@ -332,7 +342,7 @@ fn print_text(
     for wanted in &arguments.by {
         writeln!(output)?;
         match count.table(*wanted) {
-            Some((_, title, table)) => print_table(title, table.top(arguments.top), output)?,
+            Some((_, title, table)) => print_table(title, count.rows(*wanted, table, arguments.top), output)?,
             None => print_segments(&count.segments, arguments.top, output)?,
         }
     }

@@ -19,7 +19,7 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
     // Asked before reading: a server that starts meanwhile is none that wrote what is read first.
     let writer = holder::find(&arguments.directory);
     let mut findings = Findings::default();
-    let mut progress = Progress::new(&arguments.directory, false);
+    let mut progress = Progress::new(&arguments.directory);
     progress.pass("verifying");
     let mut seen = None;
     let read = Reader::open(&arguments.directory).and_then(|mut reader| {

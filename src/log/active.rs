@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::buffer::Buffer;
-use super::disk::{Disk, FileHandle, Map, Mode};
+use super::disk::{Disk, FileHandle, Mode};
 use super::error::LogError;
 use super::index_file::{FrameBuilder, IndexEntry, INDEX_HEADER_BYTES};
 use super::prepare::Prepared;
@@ -19,13 +19,12 @@ pub struct SegmentView {
     pub next_index: u64,
     pub prev_term: u64,
     pub path: PathBuf,
-    pub map: Map,
 }
 
 impl SegmentView {
-    pub fn new(header: &SegmentHeader, path: PathBuf, map: Map) -> SegmentView {
+    pub fn new(header: &SegmentHeader, path: PathBuf) -> SegmentView {
         let SegmentHeader { sequence, salt, next_index, prev_term, .. } = *header;
-        SegmentView { sequence, salt, next_index, prev_term, path, map }
+        SegmentView { sequence, salt, next_index, prev_term, path }
     }
 }
 
@@ -65,9 +64,9 @@ impl Active {
     pub fn begin(prepared: Prepared, header: &SegmentHeader, mut buffer: Buffer) -> Active {
         buffer.clear();
         buffer.append(SEGMENT_HEADER_BYTES).copy_from_slice(&header.encode());
-        let Prepared { capacity, salt, path, file, map, index_path, index_file, .. } = prepared;
+        let Prepared { capacity, salt, path, file, index_path, index_file, .. } = prepared;
         Active {
-            view: Arc::new(SegmentView::new(header, path, map)),
+            view: Arc::new(SegmentView::new(header, path)),
             capacity,
             file,
             index_path,
@@ -96,12 +95,12 @@ impl Active {
             disk.open(path, mode).map_err(|source| LogError::io("open", path, None, source))
         };
         let (file, index_file) = (open(&view.path, mode)?, open(&index_path, Mode::Write)?);
-        let bytes: &[u8] = (*view.map).as_ref();
         let block_offset = offset - offset % BLOCK_BYTES as u64;
-        let partial_block = &bytes[block_offset as usize..offset as usize];
         let mut buffer = Buffer::new();
-        buffer.append(partial_block.len()).copy_from_slice(partial_block);
-        let capacity = bytes.len() as u64;
+        file.read_at(buffer.append((offset - block_offset) as usize), block_offset)
+            .map_err(|source| LogError::io("read", &view.path, block_offset, source))?;
+        let capacity =
+            file.length().map_err(|source| LogError::io("find the length of", &view.path, None, source))?;
         Ok(Active {
             frames: FrameBuilder::new(view.salt),
             marked_generation,
@@ -117,6 +116,14 @@ impl Active {
             unsynced: false,
             written_bytes: 0,
         })
+    }
+
+    /// Bytes of a record were wrong on the disk and were written again: what of them is still to be written with the
+    /// rest of its block is put right, too.
+    pub fn patch(&mut self, offset: u64, bytes: &[u8]) {
+        let skipped = self.block_offset.saturating_sub(offset).min(bytes.len() as u64);
+        let at = (offset + skipped).saturating_sub(self.block_offset);
+        self.buffer.patch(at as usize, &bytes[skipped as usize..]);
     }
 
     /// Adds a record behind the one with `prev_crc`. Returns its offset and crc.
@@ -199,7 +206,7 @@ impl Active {
         self.sync()
     }
 
-    /// Makes all that was written durable, then names it in the index file.
+    /// Makes all that was written durable. It may be acknowledged when it stands in the index file, too.
     pub fn sync(&mut self) -> Result<(), LogError> {
         if std::mem::take(&mut self.unsynced) {
             let path = &self.view.path;
@@ -207,11 +214,18 @@ impl Active {
             sync.map_err(|source| LogError::io("fdatasync", path, self.durable_offset, source))?;
         }
         self.durable_offset = self.cursor();
-        let frames = self.frames.take();
-        let written = self.index_file.write_at(&frames, self.index_offset);
+        Ok(())
+    }
+
+    /// Names in the index file what is durable. May be tried again when it fails.
+    pub fn write_index(&mut self) -> Result<(), LogError> {
+        assert!(!self.unsynced, "only what is durable is named");
+        let frames = self.frames.bytes();
+        let written = self.index_file.write_at(frames, self.index_offset);
         written.map_err(|source| LogError::io("write", &self.index_path, self.index_offset, source))?;
         self.index_offset += frames.len() as u64;
         self.written_bytes += frames.len() as u64;
+        self.frames.clear();
         Ok(())
     }
 

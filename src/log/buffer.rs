@@ -43,6 +43,16 @@ impl Buffer {
         &mut self.memory[at..at + length]
     }
 
+    /// Replaces what is there from `at` on, as far as it reaches.
+    pub fn patch(&mut self, at: usize, bytes: &[u8]) {
+        if at >= self.length {
+            return;
+        }
+        let length = bytes.len().min(self.length - at);
+        let at = self.start + at;
+        self.memory[at..at + length].copy_from_slice(&bytes[..length]);
+    }
+
     /// Everything, and zeros up to the next whole block.
     pub fn padded(&mut self) -> &[u8] {
         let (start, end) = (self.start, self.start + self.length);

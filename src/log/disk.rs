@@ -7,13 +7,10 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{fallocate, FallocateFlags, Flock, FlockArg, OFlag};
+use nix::fcntl::{fallocate, posix_fadvise, FallocateFlags, Flock, FlockArg, OFlag, PosixFadviseAdvice};
 
-use super::map::Mapping;
 use super::segment::BLOCK_BYTES;
 
-/// Bytes of a mapped file.
-pub type Map = Arc<dyn AsRef<[u8]> + Send + Sync>;
 /// A lock, held until dropped.
 pub type Guard = Box<dyn Send + Sync>;
 /// An open file.
@@ -28,6 +25,8 @@ pub enum Mode {
     Write,
     /// Must exist. `write_durable_at` goes past the page cache if the file system can.
     Direct,
+    /// Must exist; never written. Read past the page cache if the file system can.
+    Uncached,
     /// Must not exist yet; readable by its owner only (META holds the cluster secret).
     CreateNew,
 }
@@ -52,6 +51,10 @@ pub trait Disk: Send + Sync {
         static START: OnceLock<Instant> = OnceLock::new();
         START.get_or_init(Instant::now).elapsed()
     }
+    /// Waits until there may be space again. False: this disk cannot wait, its time is not the clock's.
+    fn pause(&self, _: Duration) -> bool {
+        false
+    }
     /// A random number, for the salt of a segment.
     fn random(&self) -> io::Result<u32> {
         getrandom::u32().map_err(|error| io::Error::other(error.to_string()))
@@ -67,6 +70,7 @@ pub trait DiskFile: Send + Sync {
         self.write_at(bytes, offset)?;
         self.sync_data()
     }
+    /// With `Mode::Uncached` whole blocks, into memory that begins at a block boundary.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// Reserves disk space for the first `length` bytes and makes the file at least this long.
     fn allocate(&self, length: u64) -> io::Result<()>;
@@ -75,8 +79,6 @@ pub trait DiskFile: Send + Sync {
     /// fsync: the file's metadata too.
     fn sync_all(&self) -> io::Result<()>;
     fn length(&self) -> io::Result<u64>;
-    /// Maps the file as long as it is now, read-only and shared.
-    fn map(&self) -> io::Result<Map>;
 }
 
 /// The disk of the operating system.
@@ -85,15 +87,17 @@ pub struct SystemDisk;
 struct SystemFile {
     file: File,
     /// The same file, opened with O_DIRECT and O_DSYNC: a write is one call that copies nothing. The kernel keeps
-    /// the mapping and reads of the file coherent with it.
+    /// reads of the file coherent with it.
     direct: Option<File>,
+    /// Reads show what is on the disk, not what is in the page cache.
+    uncached: bool,
 }
 
 impl SystemFile {
     /// `None`: the file system cannot, or not with blocks of this size. It is asked to read one to find out.
-    fn open_direct(path: &Path) -> Option<File> {
+    fn open_direct(path: &Path, write: bool) -> Option<File> {
         let flags = (OFlag::O_DIRECT | OFlag::O_DSYNC).bits();
-        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
+        let file = OpenOptions::new().read(true).write(write).custom_flags(flags).open(path).ok()?;
         let mut buffer = vec![0; 2 * BLOCK_BYTES];
         let start = buffer.as_ptr().align_offset(BLOCK_BYTES);
         file.read_exact_at(buffer.get_mut(start..start + BLOCK_BYTES)?, 0).ok()?;
@@ -102,6 +106,11 @@ impl SystemFile {
 }
 
 impl Disk for SystemDisk {
+    fn pause(&self, duration: Duration) -> bool {
+        std::thread::sleep(duration);
+        true
+    }
+
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)
     }
@@ -123,10 +132,17 @@ impl Disk for SystemDisk {
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
         let mut options = OpenOptions::new();
-        options.read(true).write(mode != Mode::Read).create_new(mode == Mode::CreateNew).mode(0o600);
+        let uncached = mode == Mode::Uncached;
+        options
+            .read(true)
+            .write(mode != Mode::Read && !uncached)
+            .create_new(mode == Mode::CreateNew)
+            .mode(0o600);
         let file = options.open(path)?;
-        let direct = if mode == Mode::Direct { SystemFile::open_direct(path) } else { None };
-        Ok(Arc::new(SystemFile { file, direct }))
+        let direct = matches!(mode, Mode::Direct | Mode::Uncached)
+            .then(|| SystemFile::open_direct(path, !uncached))
+            .flatten();
+        Ok(Arc::new(SystemFile { file, direct, uncached }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -167,6 +183,14 @@ impl DiskFile for SystemFile {
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        if !self.uncached {
+            return self.file.read_exact_at(bytes, offset);
+        }
+        if let Some(direct) = &self.direct {
+            return direct.read_exact_at(bytes, offset);
+        }
+        let (at, length) = (offset as i64, bytes.len() as i64);
+        posix_fadvise(&self.file, at, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         self.file.read_exact_at(bytes, offset)
     }
 
@@ -195,9 +219,5 @@ impl DiskFile for SystemFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
-    }
-
-    fn map(&self) -> io::Result<Map> {
-        Ok(Arc::new(Mapping::of(&self.file)?))
     }
 }

@@ -52,6 +52,12 @@ pub enum LogError {
     #[error("{0}; waiting for a copy from another node")]
     Damaged(Box<Hole>),
     #[error(
+        "{} at offset {offset}: entry {index} was lost and is not filled with another one: expected {expected}, found \
+         {found}; ask another node for it",
+        .file.display()
+    )]
+    AnotherEntry { file: PathBuf, offset: u64, index: u64, expected: String, found: String },
+    #[error(
         "{} at offset {offset}: does not belong to this log: expected {expected}, found {found}; put back the \
          file that belongs here, or restore the whole directory",
         .file.display()
@@ -76,6 +82,12 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether the disk was full, or the user's share of it.
+    pub(super) fn is_for_want_of_space(&self) -> bool {
+        let LogError::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     pub(super) fn io(
         operation: &'static str,
         file: &Path,
@@ -111,9 +123,7 @@ impl LogError {
 
 fn io_advice(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free space on this disk, then start again"
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on this disk",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "make the directory writable for this user"
         }

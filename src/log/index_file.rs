@@ -133,10 +133,16 @@ impl FrameBuilder {
         self.uniform = true;
     }
 
-    /// All frames, the last one ended; empties this.
-    pub fn take(&mut self) -> Vec<u8> {
+    /// All frames, the last one ended.
+    pub fn bytes(&mut self) -> &[u8] {
         self.close();
-        std::mem::take(&mut self.bytes)
+        &self.bytes
+    }
+
+    /// Forgets the frames: they are written.
+    pub fn clear(&mut self) {
+        assert!(self.first.is_none(), "only frames that were ended can have been written");
+        self.bytes.clear();
     }
 }
 
@@ -307,6 +313,11 @@ impl<'a> Comparison<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// A record was passed of which not all is known that the index says.
+    pub fn skip(&mut self) {
+        self.complete = false;
     }
 
     /// What the index names at `offset`, where no record is.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::disk::{Disk, FileHandle, Map, Mode};
+use super::disk::{Disk, FileHandle, Mode};
 use super::error::LogError;
 use super::index_file;
 use super::segment::{index_path, segment_path, temporary_path, SEGMENT_HEADER_BYTES};
@@ -26,7 +26,6 @@ pub struct Prepared {
     pub recycled: bool,
     pub path: PathBuf,
     pub file: FileHandle,
-    pub map: Map,
     pub index_path: PathBuf,
     pub index_file: FileHandle,
 }
@@ -109,11 +108,11 @@ impl Maker<'_> {
             .map_err(|source| LogError::io("fsync", directory, None, source))?;
         let open = || {
             let file = self.disk.open(&path, self.mode)?;
-            Ok((file.length()?, file.map()?, file))
+            Ok((file.length()?, file))
         };
-        let (capacity, map, file) = open().map_err(|source| LogError::io("open", &path, None, source))?;
+        let (capacity, file) = open().map_err(|source| LogError::io("open", &path, None, source))?;
         let index_path = index_path(directory, sequence);
-        Ok(Prepared { sequence, capacity, salt, recycled, path, file, map, index_path, index_file })
+        Ok(Prepared { sequence, capacity, salt, recycled, path, file, index_path, index_file })
     }
 
     /// A fresh index file, with a salt that no earlier life of the segment had.
@@ -134,7 +133,6 @@ impl Prepared {
         let allocated = self.file.allocate(capacity);
         allocated.map_err(|source| LogError::io("allocate", &self.path, capacity, source))?;
         self.file.sync_all().map_err(|source| LogError::io("fsync", &self.path, None, source))?;
-        self.map = self.file.map().map_err(|source| LogError::io("map", &self.path, None, source))?;
         self.capacity = capacity;
         Ok(())
     }

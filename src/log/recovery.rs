@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 use super::active::{Active, SegmentView};
 use super::disk::{Disk, FileHandle, Guard, Mode};
 use super::error::LogError;
+use super::heal::Rewrite;
+use super::hole::{Hole, Lost};
 use super::index_file::{self, FrameBuilder, IndexEntry};
+use super::mend::Holes;
 use super::meta::{self, Meta, META_NAME};
 use super::prepare::{planned_bytes, Maker, Prepared};
 use super::reader::{ReadRecord, Reader, ScanEnd, SegmentEnd, Torn};
 use super::record::RecordType;
-use super::scan::{end_of_data, Scanner, Step};
+use super::scan::{Scanner, Step};
 use super::segment::*;
 use super::table::{Line, Table};
+use super::window::Window;
 use super::writer::Start;
 use crate::limits::{LOG_CACHE_BYTES, LOG_SEGMENTS_AHEAD, LOG_SEGMENT_MIN_BYTES};
 
@@ -34,6 +38,10 @@ pub struct Recovery {
     pub bytes: u64,
     /// Index files that were incomplete or damaged, and were made anew from their segments.
     pub rebuilt_indexes: Vec<PathBuf>,
+    /// Acknowledged entries that cannot be read; see `Log::fill`.
+    pub holes: Vec<Hole>,
+    /// What was damaged and known nevertheless, one line each; it was written anew.
+    pub rewritten: Vec<String>,
     /// Copies of META that were damaged and rewritten.
     pub damaged_meta_copies: usize,
     /// Half-made files of a crash that were removed.
@@ -53,6 +61,12 @@ impl fmt::Display for Recovery {
                 "; torn tail dropped: {bytes} bytes of {file} from offset {offset}, never acknowledged"
             )?;
             write!(f, " ({reason})")?;
+        }
+        if !self.holes.is_empty() {
+            write!(f, "; {} acknowledged entries are damaged: check the disk", self.holes.len())?;
+        }
+        if !self.rewritten.is_empty() {
+            write!(f, "; {} damaged places mended: check the disk", self.rewritten.len())?;
         }
         if self.damaged_meta_copies > 0 {
             write!(f, "; {} damaged copies of META rewritten: check the disk", self.damaged_meta_copies)?;
@@ -77,6 +91,7 @@ pub struct Opened {
     /// Segments that are ready to be written, in order.
     pub prepared: Vec<Prepared>,
     pub recovery: Recovery,
+    pub holes: Holes,
 }
 
 /// Takes the lock of a log's directory.
@@ -114,9 +129,7 @@ pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64
         let file = directory.join(&name);
         match parse_file_name(&name) {
             FileName::Segment(_) => {
-                let map = disk.open(&file, Mode::Read).and_then(|handle| handle.map());
-                let map = map.map_err(|source| LogError::io("map", &file, None, source))?;
-                if end_of_data((*map).as_ref(), 0) > 0 {
+                if open_window(disk, &file)?.end_of_data(0)? > 0 {
                     return Err(LogError::MetaMissing { file });
                 }
                 leftovers.push(file);
@@ -140,6 +153,11 @@ pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64
     file.sync_all().map_err(|source| LogError::io("fsync", &temporary, None, source))?;
     disk.rename(&temporary, &path).map_err(|source| LogError::io("rename", &temporary, None, source))?;
     disk.sync_directory(directory).map_err(|source| LogError::io("fsync", directory, None, source))
+}
+
+fn open_window(disk: &dyn Disk, path: &Path) -> Result<Window, LogError> {
+    let file = disk.open(path, Mode::Read).map_err(|source| LogError::io("open", path, None, source))?;
+    Window::of(file, path)
 }
 
 fn remove_all(disk: &dyn Disk, files: &[PathBuf]) -> Result<(), LogError> {
@@ -194,6 +212,8 @@ pub fn open(
         }
     }
     let recovery = Recovery {
+        holes: end.holes().cloned().collect(),
+        rewritten: end.rewrites.iter().map(Rewrite::to_string).collect(),
         torn: end.torn,
         entries: table.last_index() + 1 - table.first_index(),
         segments: used.len() as u64,
@@ -203,6 +223,7 @@ pub fn open(
         leftovers: end.leftovers,
         duration: started.elapsed(),
     };
+    let durable_place = used.last().map_or((meta.first_sequence, 0), |last| (last.sequence, last.offset));
     let start = Start {
         meta: meta.clone(),
         active,
@@ -211,7 +232,8 @@ pub fn open(
         last: (end.sequence.last_index(), end.sequence.last_term()),
         used_bytes,
     };
-    Ok(Opened { lock, meta, table, views, start, prepared, recovery })
+    let holes = Holes::new(end.lost, durable_place);
+    Ok(Opened { lock, meta, table, views, start, prepared, recovery, holes })
 }
 
 /// What is read back may still sit in the page cache only; it counts as durable from now on, so it must be.
@@ -248,7 +270,7 @@ fn load(table: &mut Table, read: ReadRecord) {
 
 fn view(segment: &SegmentEnd) -> Arc<SegmentView> {
     let header = segment.header.as_ref().expect("segments in use have a header");
-    Arc::new(SegmentView::new(header, segment.path.clone(), segment.map.clone()))
+    Arc::new(SegmentView::new(header, segment.path.clone()))
 }
 
 /// The mending of what a crash left; every step may be interrupted and is then done again by the next start.
@@ -262,11 +284,12 @@ impl Repair<'_> {
         if let Some(torn) = &end.torn {
             self.zero(torn)?;
         }
+        self.rewrite(&end.rewrites)?;
         let mut rebuilt = Vec::new();
         let used = end.segments.iter_mut().filter(|segment| segment.header.is_some());
         for segment in used.filter(|segment| !segment.index_intact) {
             let path = index_path(self.directory, segment.sequence);
-            let index = rebuild_index(segment);
+            let index = self.rebuild_index(segment, &end.lost)?;
             index_file::replace(self.disk, &path, &index)?;
             segment.index_bytes = index.len() as u64;
             rebuilt.push(path);
@@ -301,6 +324,17 @@ impl Repair<'_> {
         file.sync_data().map_err(|source| LogError::io("fdatasync", &torn.file, offset, source))
     }
 
+    /// Damaged bytes that are known: the record that stood there needs nothing from elsewhere. A crash on the way leaves
+    /// old or new sectors: damaged again, or whole.
+    fn rewrite(&self, rewrites: &[Rewrite]) -> Result<(), LogError> {
+        for Rewrite { file: path, offset, bytes, .. } in rewrites {
+            let file = self.open(path)?;
+            file.write_at(bytes, *offset).map_err(|source| LogError::io("write", path, *offset, source))?;
+            file.sync_data().map_err(|source| LogError::io("fdatasync", path, *offset, source))?;
+        }
+        Ok(())
+    }
+
     /// Two new generations: so every one of the four copies is written.
     fn rewrite_meta(&self, meta: &mut Meta) -> Result<(), LogError> {
         let path = self.directory.join(META_NAME);
@@ -330,11 +364,13 @@ impl Repair<'_> {
         let mut prepared = Vec::new();
         for (segment, sequence) in next.iter().zip(next_sequence..) {
             assert!(segment.sequence == sequence, "segments are numbered without gaps");
-            let bytes: &[u8] = (*segment.map).as_ref();
-            let capacity = bytes.len() as u64;
+            let capacity = segment.capacity;
             let usable = capacity >= LOG_SEGMENT_MIN_BYTES && capacity % BLOCK_BYTES as u64 == 0;
-            prepared.push(if usable && bytes[..SEGMENT_HEADER_BYTES] == [0; SEGMENT_HEADER_BYTES] {
-                let recycled = end_of_data(bytes, SEGMENT_HEADER_BYTES as u64) > SEGMENT_HEADER_BYTES as u64;
+            let mut window = open_window(self.disk, &segment.path)?;
+            let header = window.get_array::<SEGMENT_HEADER_BYTES>(0)?;
+            prepared.push(if usable && header == Some(&[0; SEGMENT_HEADER_BYTES]) {
+                let body = SEGMENT_HEADER_BYTES as u64;
+                let recycled = window.end_of_data(body)? > body;
                 maker.adopt(sequence, recycled)?
             } else {
                 // Cut, or grown by a crash half-way: a new file takes its name.
@@ -344,21 +380,29 @@ impl Repair<'_> {
         }
         Ok(prepared)
     }
-}
 
-/// The index file of a segment, from its records.
-fn rebuild_index(segment: &SegmentEnd) -> Vec<u8> {
-    let header = segment.header.as_ref().expect("segments in use have a header");
-    let mut index = index_file::encode_header(header.salt, segment.sequence).to_vec();
-    let mut frames = FrameBuilder::new(header.salt);
-    let mut scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
-    let segment_bytes: &[u8] = (*segment.map).as_ref();
-    while scanner.offset() < segment.offset {
-        let Step::Record(record) = scanner.next(segment_bytes) else { break };
-        if record.record_type.is_indexed() {
-            frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
+    /// The index file of a segment, from its records and what is known of lost ones.
+    fn rebuild_index(&self, segment: &SegmentEnd, lost: &[Lost]) -> Result<Vec<u8>, LogError> {
+        let header = segment.header.as_ref().expect("segments in use have a header");
+        let salt = header.salt;
+        let mut index = index_file::encode_header(salt, segment.sequence).to_vec();
+        let mut frames = FrameBuilder::new(salt);
+        let mut scanner = Scanner::new(salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
+        let mut window = open_window(self.disk, &segment.path)?;
+        let mut lost = lost.iter().filter(|lost| lost.sequence == segment.sequence).peekable();
+        while scanner.offset() < segment.offset {
+            let offset = scanner.offset();
+            let entry = if let Some(lost) = lost.next_if(|lost| lost.hole.offset == offset) {
+                scanner = Scanner::new(salt, lost.end(), lost.crc());
+                lost.index_entry()
+            } else {
+                let Step::Record(record) = scanner.next(&mut window)? else { break };
+                let entry = IndexEntry::of(&record.header, record.record_type, offset as u32);
+                record.record_type.is_indexed().then_some(entry)
+            };
+            entry.into_iter().for_each(|entry| frames.push(entry));
         }
+        index.extend_from_slice(frames.bytes());
+        Ok(index)
     }
-    index.extend_from_slice(&frames.take());
-    index
 }

@@ -26,6 +26,10 @@ pub struct Stats {
     /// Times since start that a segment could not be made ahead of need, or a purged one not put away. Nothing is lost
     /// by that; `Log::prepare_last_error` says why.
     pub prepare_failures: u64,
+    /// Entries that were acknowledged and cannot be read.
+    pub holes: u64,
+    /// Bytes read by the scrubber since start.
+    pub scrubbed_bytes: u64,
     /// Syncs of segments and META since start. A batch is timed from its write on.
     pub fsync_count: u64,
     pub fsync_max_us: u64,

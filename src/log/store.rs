@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
-
 use super::active::SegmentView;
 use super::disk::{Disk, Guard, SystemDisk};
 use super::error::LogError;
+use super::files::ReadFiles;
 use super::helper::{Helper, Settings};
+use super::mend::Holes;
 use super::meta::{Meta, META_NAME};
-use super::record::{Entry, Place, RecordHeader, RecordType};
+use super::patience::Patience;
+use super::record::Entry;
 use super::recovery::{self, Opened, Recovery};
-use super::scan::{header_at, payload_at};
+use super::scrub::{Scrub, ScrubControl};
 use super::segment::{Owner, BLOCK_BYTES};
 use super::stats::{Stats, SyncStats};
 use super::sync::{InlineWriter, Shared, Syncer};
@@ -26,17 +27,24 @@ use crate::limits::*;
 ///
 /// Dropping it stops its threads after all that was submitted is written.
 pub struct Log {
-    directory: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) directory: PathBuf,
     identity: Identity,
     hard_state: HardState,
     trusted: bool,
-    table: Table,
+    pub(super) table: Table,
+    pub(super) holes: Arc<Holes>,
     /// In order of sequence, without gaps.
     segments: Vec<Arc<SegmentView>>,
+    files: ReadFiles,
     last_request: u64,
     /// Something was enqueued that the sync thread was not woken for.
     unstarted: bool,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    scrub: Arc<ScrubControl>,
+    /// Until it is turned on for the first time; `None` then, and in a program of one thread.
+    scrubber: Option<Scrub>,
+    scrub_thread: Option<JoinHandle<()>>,
     /// `None` while the log is being closed, and in a program of one thread.
     sync_thread: Option<JoinHandle<()>>,
     /// Released after the threads have ended.
@@ -119,8 +127,9 @@ impl Log {
         options: Options,
     ) -> Result<(Log, InlineWriter, Recovery), LogError> {
         let notify: SharedNotify = Arc::new(|| ());
-        let (log, syncer, recovery) = Log::assemble(disk, directory, options, notify, false)?;
-        let writer = InlineWriter::new(syncer, log.lock.clone());
+        let (mut log, syncer, recovery) = Log::assemble(disk, directory, options, notify, false)?;
+        let scrub = log.scrubber.take().expect("made with the log");
+        let writer = InlineWriter::new(syncer, scrub, log.lock.clone());
         Ok((log, writer, recovery))
     }
 
@@ -133,8 +142,11 @@ impl Log {
     ) -> Result<(Log, Syncer, Recovery), LogError> {
         let segment_bytes = checked_segment_bytes(directory, &options)?;
         let mode = options.write_mode();
-        let Opened { lock, meta, table, views, start, prepared, recovery } =
+        let Opened { lock, meta, table, views, start, prepared, recovery, holes } =
             recovery::open(&disk, directory, segment_bytes, mode)?;
+        let files = ReadFiles::new(disk.clone());
+        let holes = Arc::new(holes);
+        let scrub = Arc::new(ScrubControl::default());
         let stats = Arc::new(Mutex::new(SyncStats::new(start.used_bytes.iter().sum())));
         let shared = Arc::new(Shared::new(options.fsync, stats.clone()));
         let (failing, failing_notify) = (shared.clone(), notify.clone());
@@ -145,8 +157,12 @@ impl Log {
         let settings =
             Settings { disk: disk.clone(), directory: directory.to_path_buf(), segment_bytes, mode };
         let helper = Helper::start(settings, prepared, stats.clone(), on_failure, threads)?;
-        let writer = LogWriter::new(disk, directory.to_path_buf(), helper, stats, start)?;
+        let both = (shared.clone(), holes.clone());
+        let scrubber = Scrub::new(disk.clone(), directory, both, notify.clone(), scrub.clone());
+        let patience = Patience::new(disk.clone(), shared.closing());
+        let writer = LogWriter::new(disk.clone(), directory.to_path_buf(), helper, patience, stats, start)?;
         let log = Log {
+            disk,
             directory: directory.to_path_buf(),
             identity: Identity {
                 cluster_id: String::from_utf8_lossy(&meta.owner.cluster_id).into_owned(),
@@ -156,14 +172,19 @@ impl Log {
             hard_state: meta.hard_state,
             trusted: !meta.distrusted,
             table,
+            holes: holes.clone(),
             segments: views,
+            files,
             last_request: 0,
             unstarted: false,
             shared: shared.clone(),
+            scrub,
+            scrubber: Some(scrubber),
+            scrub_thread: None,
             sync_thread: None,
             lock: Arc::new(lock),
         };
-        Ok((log, Syncer { shared, writer, notify }, recovery))
+        Ok((log, Syncer { shared, writer, holes, notify }, recovery))
     }
 
     pub fn identity(&self) -> &Identity {
@@ -228,6 +249,7 @@ impl Log {
         self.trusted |= request.regain_trust;
         if let Some(from) = request.truncate_from {
             self.table.truncate(from);
+            self.holes.keep(self.table.first_index(), self.table.last_index());
         }
         let term_left = self.table.term_at(self.table.last_index()).expect("the last entry has a term");
         let WriteRequest { id, hard_state, truncate_from, entries, regain_trust } = request;
@@ -257,6 +279,8 @@ impl Log {
         let view = self.segments[at].clone();
         let base_index = view.next_index - 1;
         self.table.purge(base_index);
+        self.holes.keep(self.table.first_index(), self.table.last_index());
+        self.files.forget_before(view.sequence);
         self.shared.purge(Purge {
             after_request: self.last_request,
             base_index,
@@ -279,7 +303,8 @@ impl Log {
 
     /// Reads an entry: from memory if it is recent, else from its segment, its CRC checked.
     ///
-    /// Errors: not in the log; damaged.
+    /// Errors: not in the log; `Damaged`: a hole, known from now on if it was not; damage of which nothing certain is
+    /// known; the disk's.
     pub fn read(&self, index: u64) -> Result<Entry, LogError> {
         if let Some(entry) = self.table.cached_entry(index) {
             return Ok(entry);
@@ -292,36 +317,18 @@ impl Log {
         let first_segment = self.segments.first().expect("written entries have segments").sequence;
         let view = &self.segments[(line.segment - first_segment) as usize];
         assert!(view.sequence == line.segment, "segments are in order");
-        let corrupt = |expected: String, found: String| {
-            LogError::corrupt(&view.path, u64::from(line.offset), Some(index), expected, found)
-        };
-        let bytes: &[u8] = (*view.map).as_ref();
-        let offset = u64::from(line.offset);
-        // Both lie inside: the place was read back or written by this process, and segments never shrink.
-        let header = RecordHeader::decode(header_at(bytes, offset).expect("inside the segment"));
-        let identity = (header.index, header.term, header.length, header.record_type);
-        let expected = (index, line.term, line.length, RecordType::from(line.kind) as u8);
-        if identity != expected {
-            return Err(corrupt(
-                format!("{expected:?} (index, term, length, type)"),
-                format!("{identity:?}"),
-            ));
+        match self.files.read(view, index, line)? {
+            Ok(entry) => Ok(entry),
+            Err(texts) => self.read_damaged(index, view, texts),
         }
-        // Copied first, so that what was checked is what is returned.
-        let payload = payload_at(bytes, offset, line.length).expect("inside the segment").0;
-        let payload = Bytes::copy_from_slice(payload);
-        let payload_crc = crc32fast::hash(&payload);
-        let expected_crc = header.expected_crc(Place { salt: view.salt, offset }, payload_crc);
-        if header.crc != expected_crc {
-            return Err(corrupt(format!("crc {expected_crc:08x}"), format!("crc {:08x}", header.crc)));
-        }
-        Ok(Entry { index, term: line.term, kind: line.kind, payload, payload_crc })
     }
 
     /// Numbers for INFO.
     pub fn stats(&self) -> Stats {
         let (cached_bytes, cached_entries) = self.table.cached();
-        let mut stats = Stats { cached_bytes, cached_entries, ..Stats::default() };
+        let holes = self.holes().len() as u64;
+        let scrubbed_bytes = self.scrub.bytes();
+        let mut stats = Stats { cached_bytes, cached_entries, holes, scrubbed_bytes, ..Stats::default() };
         self.shared.describe(&mut stats);
         stats
     }
@@ -329,6 +336,23 @@ impl Log {
     /// Why a segment could not be made ahead of need, or a purged one not put away, the last time that happened.
     pub fn prepare_last_error(&self) -> Option<String> {
         self.shared.prepare_last_error()
+    }
+
+    /// Lets the log be read in the background to find damage early, at most so many bytes a second; 0 turns it off, as
+    /// it is at first. What is found is in `holes`, or is mended.
+    ///
+    /// Errors: no thread could be started.
+    pub fn set_scrub_rate(&mut self, bytes_per_second: u64) -> Result<(), LogError> {
+        self.scrub.set_rate(bytes_per_second);
+        if let Some(scrubber) = self.scrubber.take_if(|_| bytes_per_second > 0) {
+            self.scrub_thread = Some(scrubber.spawn()?);
+        }
+        Ok(())
+    }
+
+    /// Damage that the scrubber met and of which nothing certain is known: the next start will refuse the log.
+    pub fn scrub_failure(&self) -> Option<LogError> {
+        self.scrub.failure()
     }
 
     /// Whether later requests wait for fdatasync.
@@ -339,6 +363,10 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        self.scrub.stop();
+        if let Some(thread) = self.scrub_thread.take() {
+            let _ = thread.join();
+        }
         self.shared.close();
         if let Some(thread) = self.sync_thread.take() {
             // A panic there was printed by its hook; there is nothing left to do with it.

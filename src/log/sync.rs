@@ -7,11 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use super::active::SegmentView;
 use super::disk::Guard;
 use super::error::LogError;
+use super::mend::{Holes, Mend};
+use super::scrub::Scrub;
 use super::stats::{Stats, SyncStats};
 use super::table::Placement;
 use super::writer::{LogWriter, Purge, Work, SYNC_PERIOD};
 use super::SharedNotify;
 use crate::limits::LOG_BATCH_BYTES;
+
+/// Damaged places that are written again before the next batch has its turn.
+const MENDS_AT_ONCE: usize = 16;
 
 /// What the raft thread asks for.
 #[derive(Default)]
@@ -20,6 +25,10 @@ struct Queue {
     /// The request that was taken last: by the time something else is taken it is written.
     taken: u64,
     purge: Option<Purge>,
+    /// Damaged places.
+    mends: VecDeque<Mend>,
+    /// Whether it was their turn last.
+    mended: bool,
     closing: bool,
 }
 
@@ -27,6 +36,7 @@ struct Queue {
 enum Task {
     Write(Vec<Work>),
     Purge(Purge),
+    Mend(Vec<Mend>),
     /// Nothing was asked for some time.
     Maintain,
 }
@@ -37,6 +47,13 @@ impl Queue {
         if self.purge.as_ref().is_some_and(|purge| purge.after_request <= self.taken) {
             return self.purge.take().map(Task::Purge);
         }
+        // Batches and mending take turns.
+        if !self.mends.is_empty() && (self.work.is_empty() || !self.mended) {
+            self.mended = true;
+            let count = self.mends.len().min(MENDS_AT_ONCE);
+            return Some(Task::Mend(self.mends.drain(..count).collect()));
+        }
+        self.mended = false;
         let mut bytes = 0;
         let count = self.work.iter().take_while(|work| {
             let room = bytes < LOG_BATCH_BYTES;
@@ -65,6 +82,8 @@ pub struct Shared {
     /// The first failure; once set nothing is acknowledged any more.
     failure: OnceLock<LogError>,
     fsync: AtomicBool,
+    /// For whoever waits for space: nobody waits for the log any more.
+    closing: Arc<AtomicBool>,
     placed: Mutex<Placed>,
     stats: Arc<Mutex<SyncStats>>,
 }
@@ -82,6 +101,7 @@ impl Shared {
             durable: AtomicU64::new(0),
             failure: OnceLock::new(),
             fsync: AtomicBool::new(fsync),
+            closing: Arc::default(),
             placed: Mutex::default(),
             stats,
         }
@@ -97,6 +117,14 @@ impl Shared {
         let mut queue = lock(&self.queue);
         queue.work.push_back(work);
         queue.work.len() == 1
+    }
+
+    /// Writes a damaged place again, some time soon.
+    pub fn mend(&self, mend: Mend) {
+        if self.failure.get().is_none() {
+            lock(&self.queue).mends.push_back(mend);
+            self.wake.notify_one();
+        }
     }
 
     /// Gives up the beginning of the log, some time soon.
@@ -144,7 +172,13 @@ impl Shared {
         self.fsync.store(fsync, Ordering::Relaxed);
     }
 
+    /// Set when the log is being closed.
+    pub fn closing(&self) -> Arc<AtomicBool> {
+        self.closing.clone()
+    }
+
     pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         lock(&self.queue).closing = true;
         self.wake.notify_one();
     }
@@ -190,6 +224,7 @@ impl Shared {
 pub struct Syncer {
     pub shared: Arc<Shared>,
     pub writer: LogWriter,
+    pub holes: Arc<Holes>,
     pub notify: SharedNotify,
 }
 
@@ -217,12 +252,20 @@ impl Syncer {
             Task::Write(batch) => {
                 let id = batch.last().expect("a batch is not empty").id;
                 self.writer.write_batch(&batch, self.shared.fsync.load(Ordering::Relaxed))?;
+                self.holes.set_durable_place(self.writer.durable_place());
                 self.shared.publish(&mut self.writer, id);
                 // Freed before telling: the raft thread may wait for memory, never for this.
                 drop(batch);
                 (self.notify)();
             }
             Task::Purge(purge) => self.writer.purge(purge)?,
+            Task::Mend(mends) => {
+                self.writer.mend(mends.iter().map(|mend| &mend.rewrite))?;
+                let ended = mends.iter().filter(|mend| self.holes.mended(mend)).count();
+                if ended > 0 {
+                    (self.notify)();
+                }
+            }
             Task::Maintain => {}
         }
         Ok(())
@@ -238,18 +281,19 @@ impl Syncer {
 /// is a crash: what was not written is lost.
 pub struct InlineWriter {
     syncer: Syncer,
+    scrub: Scrub,
     closed: bool,
     /// Released with the log's, when both are gone.
     _lock: Arc<Guard>,
 }
 
 impl InlineWriter {
-    pub(super) fn new(syncer: Syncer, lock: Arc<Guard>) -> InlineWriter {
-        InlineWriter { syncer, closed: false, _lock: lock }
+    pub(super) fn new(syncer: Syncer, scrub: Scrub, lock: Arc<Guard>) -> InlineWriter {
+        InlineWriter { syncer, scrub, closed: false, _lock: lock }
     }
 
     /// Writes and syncs the next batch; without one, does what is due by the disk's clock; without that, what the
-    /// helper would do. After the [`Log`](super::Log) was dropped, closes the files. False: there is nothing to do now.
+    /// helper or the scrubber would do. After the [`Log`](super::Log) was dropped, closes the files. False: there is nothing to do now.
     ///
     /// An error is told by [`Log::durable`](super::Log::durable); nothing is done after it.
     pub fn run_once(&mut self) -> bool {
@@ -275,7 +319,7 @@ impl InlineWriter {
             self.syncer.perform(task)?;
         }
         let writer = &mut self.syncer.writer;
-        if writer.maintain()? || worked || writer.help() {
+        if writer.maintain()? || worked || writer.help() || self.scrub.step() {
             return Ok(true);
         }
         if closing {

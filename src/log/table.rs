@@ -98,6 +98,12 @@ impl Table {
         self.line(index).map(|line| line.term)
     }
 
+    /// The length of an entry that was known only roughly.
+    pub fn set_length(&mut self, index: u64, length: u32) {
+        let position = index.checked_sub(self.first_index).expect("an entry of the log") as usize;
+        self.lines.get_mut(position).expect("an entry of the log").length = length;
+    }
+
     /// Bytes and number of cached entries.
     pub fn cached(&self) -> (u64, u64) {
         (self.cached_bytes, self.cached_entries)

@@ -15,8 +15,10 @@ use super::active::{Active, SegmentView};
 use super::buffer::Buffer;
 use super::disk::{Disk, FileHandle, Mode};
 use super::error::LogError;
+use super::heal::Rewrite;
 use super::helper::Helper;
 use super::meta::{self, Meta, META_BYTES, META_NAME};
+use super::patience::Patience;
 use super::record::*;
 use super::segment::*;
 use super::stats::SyncStats;
@@ -74,6 +76,7 @@ pub struct LogWriter {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     helper: Helper,
+    patience: Patience,
     meta: Meta,
     meta_path: PathBuf,
     meta_file: FileHandle,
@@ -98,6 +101,7 @@ impl LogWriter {
         disk: Arc<dyn Disk>,
         directory: PathBuf,
         helper: Helper,
+        patience: Patience,
         stats: Arc<Mutex<SyncStats>>,
         start: Start,
     ) -> Result<LogWriter, LogError> {
@@ -115,6 +119,7 @@ impl LogWriter {
             disk,
             directory,
             helper,
+            patience,
             meta,
             meta_path,
             meta_file,
@@ -197,6 +202,28 @@ impl LogWriter {
         self.helper.put_away(sequences, views);
         self.note(|_| ());
         Ok(())
+    }
+
+    /// Writes damaged records again, each durable on return. What was purged meanwhile is passed over.
+    pub fn mend<'r>(&mut self, rewrites: impl Iterator<Item = &'r Rewrite>) -> Result<(), LogError> {
+        for Rewrite { file: path, sequence, offset, bytes, .. } in rewrites {
+            if *sequence < self.meta.first_sequence {
+                continue;
+            }
+            let open = self.disk.open(path, Mode::Write);
+            let file = open.map_err(|source| LogError::io("open", path, None, source))?;
+            file.write_at(bytes, *offset).map_err(|source| LogError::io("write", path, *offset, source))?;
+            file.sync_data().map_err(|source| LogError::io("fdatasync", path, *offset, source))?;
+            if let Some(active) = self.active.as_mut().filter(|active| active.view.sequence == *sequence) {
+                active.patch(*offset, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything before was durable when it was last synced: segment and offset.
+    pub fn durable_place(&self) -> (u32, u64) {
+        (self.meta.floor_sequence, self.meta.floor_offset)
     }
 
     /// Syncs what has waited for `SYNC_PERIOD`: to be called after each batch, and when nothing comes. False:
@@ -302,7 +329,7 @@ impl LogWriter {
         let started = self.disk.now();
         self.active.as_mut().expect("something was put").write(fsync)?;
         if fsync {
-            self.synced(started);
+            self.synced(started)?;
         } else {
             self.unsynced_since.get_or_insert(started);
             self.note(|_| ());
@@ -313,19 +340,20 @@ impl LogWriter {
     fn sync(&mut self) -> Result<(), LogError> {
         let started = self.disk.now();
         self.active.as_mut().expect("something was written").sync()?;
-        self.synced(started);
-        Ok(())
+        self.synced(started)
     }
 
-    /// Notes that all that was put is durable; the write or sync that made it so began at `started`.
-    fn synced(&mut self, started: Duration) {
+    /// Names in the index file what was put: it is durable. The write or sync that made it so began at `started`.
+    fn synced(&mut self, started: Duration) -> Result<(), LogError> {
         let now = self.disk.now();
+        let active = self.active.as_mut().expect("something was written");
+        self.patience.until_there_is_space(|| active.write_index())?;
         self.unsynced_since = None;
         self.index_dirty_since.get_or_insert(now);
-        let active = self.active.as_ref().expect("something was written");
         self.meta.floor_sequence = active.view.sequence;
         self.meta.floor_offset = active.durable_offset;
         self.note(|stats| stats.record_sync(now.saturating_sub(started)));
+        Ok(())
     }
 
     /// Seals the active segment and begins the next one, with room for `bytes`. A seal is always synced.
@@ -342,9 +370,10 @@ impl LogWriter {
             buffer = Some(sealed.into_buffer());
         }
         let capacity = (SEGMENT_HEADER_BYTES as u64 + bytes).next_multiple_of(BLOCK_BYTES as u64);
-        let mut prepared = self.helper.take(self.next_sequence)?;
+        let (helper, next) = (&mut self.helper, self.next_sequence);
+        let mut prepared = self.patience.until_there_is_space(|| helper.take(next))?;
         if prepared.capacity < capacity {
-            prepared.grow(capacity)?;
+            self.patience.until_there_is_space(|| prepared.grow(capacity))?;
         }
         let header = SegmentHeader {
             salt: prepared.salt,

@@ -24,6 +24,8 @@ const ANSWER_TIMEOUT_US: u64 = 500_000;
 const ANSWER_BYTES_PER_US: u64 = 10;
 /// Pause after all peers were asked for one entry in vain.
 const ROUND_PAUSE_US: u64 = 1_000_000;
+/// How long writing an entry may take.
+const WRITE_PATIENCE_US: u64 = 10_000_000;
 /// What cannot be healed is said again after this long.
 const REMINDER_US: u64 = 60_000_000;
 /// Most new holes that are named in the log one by one.
@@ -48,8 +50,10 @@ enum State {
         peer: NodeId,
         until_us: u64,
     },
-    /// Its payload can be read; it is being written.
-    Filled,
+    /// It was put back and is being written. Should it be a hole still after this time, it is fetched once more.
+    Filled {
+        until_us: u64,
+    },
 }
 
 /// One hole.
@@ -122,7 +126,7 @@ impl Healing {
     }
 
     fn lacks(&self, index: Index, term: Term) -> bool {
-        let open = |missing: &Missing| missing.term == term && missing.state != State::Filled;
+        let open = |missing: &Missing| missing.term == term && !matches!(missing.state, State::Filled { .. });
         self.missing.get(&index).is_some_and(open)
     }
 
@@ -171,7 +175,7 @@ impl Node {
         self.healing.seen = damage;
         self.healing.look_again = false;
         self.look_at_holes(world)?;
-        self.expire_fetches(world.now_us());
+        self.expire(world.now_us());
         self.fetch(world);
         Ok(())
     }
@@ -218,13 +222,19 @@ impl Node {
         }
     }
 
-    fn expire_fetches(&mut self, now_us: u64) {
-        let late = |(index, missing): (&Index, &Missing)| match missing.state {
-            State::Asked { peer, until_us } if until_us <= now_us => Some((*index, peer)),
-            _ => None,
-        };
-        let late: Vec<(Index, NodeId)> = self.healing.missing.iter().filter_map(late).collect();
-        late.into_iter().for_each(|(index, peer)| self.healing.refused(index, peer));
+    fn expire(&mut self, now_us: u64) {
+        for missing in self.healing.missing.values_mut() {
+            match missing.state {
+                State::Asked { peer, until_us } if until_us <= now_us => {
+                    missing.asked.insert(peer);
+                    missing.state = State::Open { from_us: 0 };
+                }
+                State::Filled { until_us } if until_us <= now_us => {
+                    missing.state = State::Open { from_us: 0 }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Asks for entries as far as the window goes, each from the next peer that was not asked for it yet.
@@ -237,11 +247,10 @@ impl Node {
         for (index, missing) in &mut self.healing.missing {
             let from_us = match missing.state {
                 State::Open { from_us } => from_us,
-                State::Asked { until_us, .. } => {
+                State::Asked { until_us, .. } | State::Filled { until_us } => {
                     next_us = next_us.min(until_us);
                     continue;
                 }
-                State::Filled => continue,
             };
             if now_us < from_us {
                 next_us = next_us.min(from_us);
@@ -325,6 +334,7 @@ impl Node {
                 self.healing.met(hole.index);
                 Ok(None)
             }
+            Err(LogError::OutOfRange { .. }) => Ok(None), // purged
             Err(error) => Err(error.into()),
         }
     }
@@ -347,8 +357,10 @@ impl Node {
         let index = entry.index;
         match world.fill(entry) {
             Ok(true) => {
+                let until_us = world.now_us() + WRITE_PATIENCE_US;
                 let missing = self.healing.missing.get_mut(&index);
-                missing.expect("asked for because it is missing").state = State::Filled;
+                missing.expect("asked for because it is missing").state = State::Filled { until_us };
+                self.healing.next_us = self.healing.next_us.min(until_us);
                 self.feed_starved(world)?;
             }
             Ok(false) => self.healing.look_again = true,

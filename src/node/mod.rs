@@ -114,11 +114,18 @@ pub enum Fatal {
     #[error(
         "{hole}; {reason}. Nothing was changed; run `raftlog-tool verify {dir}`, then put the file back, or, if that \
          cannot be done, give up this entry and all after it: `raftlog-tool repair --truncate-at {index} \
-         --accept-data-loss {dir}`",
+         --accept-data-loss --apply {dir}`",
         dir = .directory.display(),
         index = .hole.index
     )]
     Unhealable { hole: Box<Hole>, reason: &'static str, directory: PathBuf },
+    #[error(
+        "the end of the log {} was cut off, and by what is left of it no other voter is there: the part that was cut may \
+         have named some, who go on without this node, so it cannot lead alone. Put back what the cut has kept aside, or \
+         let this node join anew with an empty directory",
+        .directory.display()
+    )]
+    CutAlone { directory: PathBuf },
 }
 
 /// What a node is started with.

@@ -21,7 +21,7 @@ pub struct PeerReport {
 }
 
 /// Facts of the log's files.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LogReport {
     pub file_bytes: u64,
     pub cache_bytes: u64,
@@ -30,6 +30,8 @@ pub struct LogReport {
     pub sync_max_us: u64,
     pub sync_avg_us: u64,
     pub sync: Option<Latency>,
+    pub prepare_failures: u64,
+    pub prepare_last_error: Option<String>,
 }
 
 /// A changed status is published this often; a change of role at once.
@@ -223,6 +225,8 @@ impl Node {
             fsync_count: report.sync_count,
             fsync_max_us: report.sync_max_us,
             fsync_avg_us: report.sync_avg_us,
+            prepare_failures: report.prepare_failures,
+            prepare_last_error: report.prepare_last_error.unwrap_or_default(),
             corrupt_entries: damage.found,
             repaired_entries: damage.repaired,
             first_hole: self.healing.first_hole().to_owned(),

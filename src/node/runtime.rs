@@ -46,7 +46,7 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
         let holes = world::holes(&log);
-        start::check_holes(&setup.log_directory, &log, &holes).map_err(|error| error.to_string())?;
+        start::check(&setup.log_directory, &log, &holes).map_err(|error| error.to_string())?;
         return Ok(Some(Found(log)));
     }
     drop(log);

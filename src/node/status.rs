@@ -125,6 +125,9 @@ pub struct LogStatus {
     pub fsync_count: u64,
     pub fsync_max_us: u64,
     pub fsync_avg_us: u64,
+    /// Segments that could not be made ahead of need, and what the last one failed of; empty when none did.
+    pub prepare_failures: u64,
+    pub prepare_last_error: String,
     /// Entries found damaged since the start, and how many of them were fetched anew.
     pub corrupt_entries: u64,
     pub repaired_entries: u64,

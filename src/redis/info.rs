@@ -73,6 +73,8 @@ pub fn fields(build: &Build, status: &Status, gate: &GateStats) -> Vec<Field> {
     fields.add("repaired_entries", status.log.repaired_entries);
     fields.add("first_hole", &status.log.first_hole);
     fields.add_flag("trusted", !status.log.distrusted);
+    fields.add("log_prepare_failures", status.log.prepare_failures);
+    fields.add("log_prepare_last_error", &status.log.prepare_last_error);
     for (reason, count) in &status.rejected_links {
         fields.add(format!("rejected_links_{reason}"), count);
     }
@@ -195,7 +197,8 @@ mod tests {
         cache_memory_size cache_entries fsync_count fsync_max_microseconds fsync_avg_microseconds snapshot_filename \
         snapshot_last_idx snapshot_last_term snapshot_size snapshot_time_secs snapshots_created snapshots_received \
         snapshot_in_progress proxy_reqs proxy_failed_reqs proxy_outstanding_reqs leader_changes held_clients \
-        released_batches failed_clients corrupt_entries repaired_entries first_hole trusted";
+        released_batches failed_clients corrupt_entries repaired_entries first_hole trusted \
+        log_prepare_failures log_prepare_last_error";
 
     fn status() -> Status {
         let member = |id: u64, connection, addr: &str| MemberStatus {

@@ -5,6 +5,7 @@
 //! * [`Connection`] is one RESP socket under exact control; [`Client`] follows the leader and knows of every
 //!   command whether it was answered, refused, or has an unknown outcome.
 //! * [`Proxy`] stands between peers and applies faults to a directed pair of nodes.
+//! * [`damage`] flips bits in the files of a log and reads them back;
 //! * [`load`] writes while something is being broken; [`history`] judges what clients saw.
 //!
 //! Nothing outlives a test: children are killed by pid when their owner is dropped, and a watchdog ends a test
@@ -14,6 +15,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod client;
+pub mod damage;
 mod group;
 pub mod history;
 pub mod load;

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Map, Mode, SystemDisk};
+use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Mode, SystemDisk};
+use redisraft::log::window::Window;
 use redisraft::log::{Entry, HardState, Identity, Kind, Log, LogError, Options, Recovery, WriteRequest};
 
 pub const SEGMENT_BYTES: u64 = 8 << 10;
@@ -226,6 +227,9 @@ impl Disk for HookedDisk {
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
         self.hook.call("lock", || self.disk.lock(path), || ())
     }
+    fn pause(&self, duration: Duration) -> bool {
+        self.disk.pause(duration)
+    }
 }
 
 struct HookedFile {
@@ -256,9 +260,6 @@ impl DiskFile for HookedFile {
     fn length(&self) -> io::Result<u64> {
         self.hook.call("length", || self.file.length(), || ())
     }
-    fn map(&self) -> io::Result<Map> {
-        self.hook.call("map", || self.file.map(), || ())
-    }
 }
 
 /// Bytes of a file that looks damaged at first: what a reader beside a writer may see.
@@ -270,15 +271,32 @@ pub struct Flickering {
 
 impl Flickering {
     /// The first `looks` see `before`.
-    pub fn map(looks: u64, before: Vec<u8>, after: Vec<u8>) -> Map {
+    pub fn file(looks: u64, before: Vec<u8>, after: Vec<u8>) -> FileHandle {
         Arc::new(Flickering { looks: AtomicU64::new(looks), before, after })
     }
 }
 
-impl AsRef<[u8]> for Flickering {
-    fn as_ref(&self) -> &[u8] {
+impl DiskFile for Flickering {
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        read_only()
+    }
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let left = self.looks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |looks| looks.checked_sub(1));
-        left.map_or(&self.after, |_| &self.before)
+        let file = if left.is_ok() { &self.before } else { &self.after };
+        bytes.copy_from_slice(&file[offset as usize..][..bytes.len()]);
+        Ok(())
+    }
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        read_only()
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        read_only()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        read_only()
+    }
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.after.len() as u64)
     }
 }
 
@@ -287,6 +305,11 @@ impl AsRef<[u8]> for Flickering {
 pub struct MemoryDisk(pub BTreeMap<PathBuf, Arc<Vec<u8>>>);
 
 struct MemoryFile(Arc<Vec<u8>>);
+
+/// A window on bytes.
+pub fn window(bytes: &[u8]) -> Window {
+    Window::of(Arc::new(MemoryFile(Arc::new(bytes.to_vec()))), Path::new("bytes")).expect("a window")
+}
 
 fn read_only<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
@@ -353,8 +376,5 @@ impl DiskFile for MemoryFile {
     }
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64)
-    }
-    fn map(&self) -> io::Result<Map> {
-        Ok(self.0.clone())
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Map, Mode, SystemDisk};
+use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Mode, SystemDisk};
 
 const SECTOR_BYTES: u64 = 512;
 
@@ -201,8 +201,5 @@ impl DiskFile for PowerFile {
     }
     fn length(&self) -> io::Result<u64> {
         self.file.length()
-    }
-    fn map(&self) -> io::Result<Map> {
-        self.file.map()
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::support::*;
 
-const COMMANDS: [&str; 9] =
-    ["dump", "verify", "stat", "find", "diff", "meta", "export", "completions", "man"];
+const COMMANDS: [&str; 10] =
+    ["dump", "verify", "stat", "find", "diff", "meta", "export", "repair", "completions", "man"];
 
 #[test]
 fn help_is_short_or_long() {

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::{channel, Receiver};
 
 use bytes::Bytes;
-use redisraft::log::{Entry, HardState, Identity, Kind, Log, Options, WriteRequest};
+use redisraft::log::{Entry, HardState, Identity, Kind, Log, Options, Recovery, WriteRequest};
 use redisraft::resp::encode_command;
 use serde_json::Value;
 
@@ -118,7 +118,18 @@ impl Fixture {
         });
         let options = Options { segment_bytes, ..Options::default() };
         let log = Log::create(&self.path, identity, options, notify).expect("create");
-        Writer { log, news, request: 0 }
+        Writer { log, news, request: 0, recovery: None }
+    }
+
+    /// Opens the log that is there.
+    pub fn open(&self) -> Writer {
+        let (tell, news) = channel();
+        let notify = Box::new(move || {
+            let _ = tell.send(());
+        });
+        let options = Options { segment_bytes: 8192, ..Options::default() };
+        let (log, recovery) = Log::open(&self.path, options, notify).expect("open");
+        Writer { log, news, request: 0, recovery: Some(recovery) }
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -133,6 +144,16 @@ impl Fixture {
     /// Flips bits of one byte.
     pub fn flip(&self, name: &str, offset: usize) {
         change(&self.file(name), |bytes| bytes[offset] ^= 0xff);
+    }
+
+    /// Panics unless the files are these, naming those that are not.
+    pub fn assert_content(&self, expected: &[(PathBuf, Vec<u8>)], what: &str) {
+        let found = self.content();
+        let only_in = |these: &[(PathBuf, Vec<u8>)], those: &[(PathBuf, Vec<u8>)]| -> Vec<PathBuf> {
+            these.iter().filter(|file| !those.contains(file)).map(|file| file.0.clone()).collect()
+        };
+        let changed = (only_in(&found, expected), only_in(expected, &found));
+        assert!(changed.0.is_empty() && changed.1.is_empty(), "{what}: {changed:?}");
     }
 
     /// Every file with its content.
@@ -165,6 +186,8 @@ pub fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 pub struct Writer {
     pub log: Log,
     news: Receiver<()>,
+    /// What was found, if the log was there before.
+    pub recovery: Option<Recovery>,
     request: u64,
 }
 

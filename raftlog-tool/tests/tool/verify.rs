@@ -18,7 +18,7 @@ fn clean_torn_or_damaged() {
     change(&fixture.segment(), |bytes| bytes[end + 512] = 7);
     let report = run(0, &["verify", name]);
     assert!(report.contains("torn tail, not damage"), "{report}");
-    assert_eq!(json(&run(0, &["verify", "--format", "json", name]))["torn"]["bytes"].is_u64(), true);
+    assert!(json(&run(0, &["verify", "--format", "json", name]))["torn"]["bytes"].is_u64());
     assert!(complaint(0, &["dump", name]).contains("belong to no complete batch"));
 
     std::fs::write(fixture.segment(), &clean).expect("write");
@@ -52,7 +52,7 @@ fn damage_is_named_and_nothing_is_changed() {
     }
     assert_eq!(tool(&["find", "--key", "k", &fixture.name]).status.code(), Some(1));
     assert_eq!(tool(&["export", "--all", &fixture.name]).status.code(), Some(1));
-    assert_eq!(fixture.content(), before, "reading changes nothing");
+    fixture.assert_content(&before, "reading changes nothing");
 }
 
 #[test]

@@ -125,6 +125,13 @@ fn an_acknowledgement_that_waited_for_a_hole_leaves_when_it_is_filled() {
 }
 
 #[test]
+fn what_is_durable_already_is_acknowledged_as_soon_as_it_can_be_read() {
+    let mut bench = impaired(&[1, 1, 1], &[3]);
+    assert_eq!(acknowledged(&bench.append(1, 1, at(2, 1), &[normal(1)])), []);
+    assert_eq!(acknowledged(&bench.give(Input::Impaired { holes: Vec::new() })), [3]);
+}
+
+#[test]
 fn a_truncated_hole_is_none_any_more() {
     let mut bench = impaired(&[1, 1, 1], &[3]);
     bench.append(1, 2, at(2, 1), &[normal(2)]);
@@ -207,6 +214,22 @@ fn trust_comes_back_when_all_up_to_the_leaders_end_is_durable_and_so_is_the_writ
     assert!(bench.raft.is_trusted());
     assert!(grants(&bench.hear(3, 2, Body::PreVote { last: at(9, 1) }), 3));
     assert!(bench.raft.next_deadline_us() > bench.now_us, "it stands after a new timeout");
+}
+
+#[test]
+fn an_older_write_does_not_bring_trust_back() {
+    let mut bench = distrusted(&[1, 1]);
+    bench.append(1, 1, at(2, 1), &[]);
+    bench.hear(1, 1, Body::Remember { nonce: NONCE, through: 3 });
+    bench.append(1, 1, at(2, 1), &[normal(1)]);
+    let first = bench.write;
+    bench.append(1, 1, at(3, 1), &[normal(1)]);
+    let second = bench.write;
+    assert!(writes(&bench.give(Input::Persisted { write: first }))[0].regain_trust);
+    bench.give(Input::Persisted { write: second });
+    assert!(!bench.raft.is_trusted());
+    bench.give(Input::Persisted { write: second + 1 });
+    assert!(bench.raft.is_trusted());
 }
 
 #[test]

@@ -219,21 +219,24 @@ impl Runtime {
     }
 }
 
-/// Refuses a log with holes that no other node can fill.
-pub(super) fn check_holes(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
+/// Refuses a log that only other nodes could make whole, when there is none.
+pub(super) fn check(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
     let refuse = |hole: &Hole, reason| {
         let (hole, directory) = (Box::new(hole.clone()), directory.to_path_buf());
         Err(Fatal::Unhealable { hole, reason, directory })
     };
-    let Some(first) = holes.first() else { return Ok(()) };
+    if holes.is_empty() && log.is_trusted() {
+        return Ok(());
+    }
     if let Some(hole) = holes.iter().find(|hole| hole.kind == Kind::Membership) {
         return refuse(hole, "it said who the members are, so that nobody can be asked for it");
     }
     let (_, members) = read_back(log)?;
     let (_, members) = members.last().expect("holds at least what is in force without any entry");
-    match has_another_voter(members, log.identity().node_id) {
-        true => Ok(()),
-        false => refuse(first, "no other voter is there that could have a copy of it"),
+    match holes.first() {
+        _ if has_another_voter(members, log.identity().node_id) => Ok(()),
+        Some(first) => refuse(first, "no other voter is there that could have a copy of it"),
+        None => Err(Fatal::CutAlone { directory: directory.to_path_buf() }),
     }
 }
 

@@ -137,6 +137,8 @@ impl World for RealWorld {
             sync_count: stats.fsync_count,
             sync_max_us: stats.fsync_max_us,
             sync_avg_us: stats.fsync_avg_us,
+            prepare_failures: stats.prepare_failures,
+            prepare_last_error: self.log().prepare_last_error(),
             sync: (stats.fsync_count > 0).then_some(Latency {
                 p50_us: stats.fsync_p50_us,
                 p99_us: stats.fsync_p99_us,

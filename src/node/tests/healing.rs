@@ -82,7 +82,7 @@ impl Driven {
 
     /// Whether this node would vote for node 3, after a long silence.
     fn would_vote(&mut self) -> bool {
-        self.world.now_us += 10_000_000;
+        self.world.now_us += 4_000_000;
         self.sent(3);
         let last = at(self.world.last_index() + 1, 8);
         self.receive(3, 9, Body::PreVote { last }, &[]);
@@ -337,6 +337,21 @@ fn a_leader_sends_nothing_at_a_hole_and_does_not_turn_in_a_loop() {
     let entry = leader.world.entries[2].clone();
     leader.give(2, entry);
     assert_eq!(indexes(&mut leader), [3, 4], "at once, not after a heartbeat");
+}
+
+#[test]
+fn what_was_put_back_and_is_damaged_still_is_fetched_once_more() {
+    let mut node = start(1, &[2]);
+    node.asked();
+    node.give_own(3, 2);
+    node.world.harm(2);
+    node.world.now_us += 9_000_000;
+    node.turn();
+    assert_eq!(node.asked(), [], "the disk may be slow");
+    node.world.now_us += 1_000_000;
+    assert!(node.node.deadline_us() <= node.world.now_us);
+    node.turn();
+    assert_eq!(node.asked().len(), 1);
 }
 
 #[test]

@@ -1,0 +1,214 @@
+//! What would be done to a log, decided without changing it.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use redisraft::log::index_file::{encode_header, FrameBuilder, IndexEntry};
+use redisraft::log::record::{record_bytes, RecordType};
+use redisraft::log::segment::{
+    index_path, parse_file_name, segment_path, FileName, HeaderState, SegmentHeader, SEGMENT_HEADER_BYTES,
+};
+use redisraft::log::{LogError, Reader, ScanEnd, Torn};
+use serde::Serialize;
+
+use super::files;
+use crate::cli::RepairArguments;
+use crate::failure::Failure;
+use crate::source::Place;
+
+/// What was found.
+pub struct Assessment {
+    pub reader: Reader,
+    pub found: Result<ScanEnd, LogError>,
+    /// Of what can be read, truncations taken into account.
+    pub last_index: u64,
+    /// Where the last live record of the entry to cut at stands.
+    cut_record: Option<Place>,
+    /// Behind the last record that can be read.
+    end: Option<Place>,
+}
+
+/// One change.
+#[derive(Debug, Serialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Action {
+    /// A torn tail becomes zeros, as a start would do.
+    ZeroTorn { file: PathBuf, offset: u64, bytes: u64, reason: String },
+    /// An index file is made anew from its segment.
+    RebuildIndex { file: PathBuf, segment: u32 },
+    /// An entry and all after it go.
+    Truncate(Cut),
+}
+
+/// Where a log is cut.
+#[derive(Debug, Serialize)]
+pub struct Cut {
+    /// The first entry that goes.
+    pub index: u64,
+    pub segment: u32,
+    pub file: PathBuf,
+    /// 0: the whole segment goes.
+    pub offset: u64,
+    /// Files of later segments.
+    pub moved: Vec<PathBuf>,
+}
+
+impl Assessment {
+    /// Reads the log; `truncate_at`: and looks for that entry.
+    pub fn of(directory: &Path, truncate_at: Option<u64>) -> Result<Assessment, Failure> {
+        let reader = Reader::open(directory)?;
+        let mut last_index = reader.meta().base_index;
+        let (mut cut_record, mut end) = (None, None);
+        let found = reader.scan(&mut |read| {
+            let header = &read.record.header;
+            let place = (read.segment_sequence, read.record.offset);
+            if read.record.record_type.entry_kind().is_some() {
+                last_index = last_index.max(header.index);
+                if Some(header.index) == truncate_at {
+                    cut_record = Some(place);
+                }
+            } else if read.record.record_type == RecordType::Truncate {
+                last_index = (header.index - 1).max(reader.meta().base_index);
+                cut_record = cut_record.filter(|_| truncate_at.is_some_and(|cut| cut < header.index));
+            }
+            end = Some((place.0, place.1 + record_bytes(header.length)));
+            ControlFlow::Continue(())
+        });
+        match &found {
+            Ok(_) | Err(LogError::Corrupt { .. } | LogError::Foreign { .. }) => {}
+            Err(error) => return Err(error.clone().into()),
+        }
+        Ok(Assessment { reader, found, last_index, cut_record, end })
+    }
+
+    /// The damage, if there is any.
+    pub fn damage(&self) -> Option<&LogError> {
+        self.found.as_ref().err()
+    }
+
+    /// What the arguments ask for, as far as it is needed. Without a choice: all that loses nothing.
+    pub fn plan(&self, arguments: &RepairArguments) -> Result<Vec<Action>, Failure> {
+        let directory = &arguments.directory;
+        if let Some(index) = arguments.truncate_at {
+            return Ok(vec![Action::Truncate(self.cut(directory, index)?)]);
+        }
+        let all = !arguments.rebuild_index && !arguments.truncate_torn;
+        let mut actions = Vec::new();
+        let Ok(end) = &self.found else { return Ok(actions) };
+        if let Some(Torn { file, offset, bytes, reason }) =
+            end.torn.clone().filter(|_| all || arguments.truncate_torn)
+        {
+            actions.push(Action::ZeroTorn { file, offset, bytes, reason });
+        }
+        if all || arguments.rebuild_index {
+            let broken =
+                end.segments.iter().filter(|segment| segment.header.is_some() && !segment.index_intact);
+            actions.extend(broken.map(|segment| Action::RebuildIndex {
+                file: index_path(directory, segment.sequence),
+                segment: segment.sequence,
+            }));
+        }
+        Ok(actions)
+    }
+
+    fn cut(&self, directory: &Path, index: u64) -> Result<Cut, Failure> {
+        let meta = self.reader.meta();
+        let shown = directory.display();
+        let highest = self.last_index + 1;
+        if index <= meta.base_index {
+            return Err(Failure::Usage(format!(
+                "{shown} begins behind entry {}: entry {index} is in a snapshot and cannot be cut",
+                meta.base_index
+            )));
+        }
+        if index > highest {
+            return Err(Failure::Usage(format!(
+                "{shown} can be read up to entry {}: give --truncate-at {highest} or less",
+                self.last_index
+            )));
+        }
+        let (segment, offset) = match (self.cut_record, self.damage()) {
+            (Some(place), _) => place,
+            (None, Some(damage)) => self.damaged_place(damage)?,
+            (None, None) => {
+                return Err(Failure::Usage(format!(
+                    "{shown} ends at entry {}: there is nothing to cut at {index}",
+                    self.last_index
+                )))
+            }
+        };
+        let moved = moved(directory, segment, offset == 0 && segment > meta.first_sequence)?;
+        Ok(Cut { index, segment, file: segment_path(directory, segment), offset, moved })
+    }
+
+    /// Where what can be read ends.
+    fn damaged_place(&self, damage: &LogError) -> Result<Place, Failure> {
+        let (file, offset) = match damage {
+            LogError::Corrupt { file, offset, .. } => (file, *offset),
+            LogError::Foreign { file, .. } => (file, 0),
+            _ => return Err(damage.clone().into()),
+        };
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let FileName::Segment(sequence) = parse_file_name(&name) else {
+            return Err(Failure::Damage(format!("{damage} (no cut mends that)")));
+        };
+        let first = self.reader.meta().first_sequence;
+        let reached = self.end.map_or(first, |end| end.0 + 1);
+        if sequence > reached || !file.exists() {
+            return Err(Failure::Damage(format!(
+                "{damage} (it is met before the entries are read, so there is no place to cut at)"
+            )));
+        }
+        Ok((sequence, if offset < SEGMENT_HEADER_BYTES as u64 { 0 } else { offset }))
+    }
+}
+
+/// Files of the segments behind `segment` (`itself`: and its own), the latest first; none if those behind were never
+/// used.
+fn moved(directory: &Path, segment: u32, itself: bool) -> Result<Vec<PathBuf>, Failure> {
+    let mut later = Vec::new();
+    let mut used = itself;
+    for sequence in files::segments(directory)? {
+        if sequence > segment || itself && sequence == segment {
+            used |= !matches!(header(&segment_path(directory, sequence))?, HeaderState::Blank);
+            later.push(sequence);
+        }
+    }
+    if !used {
+        return Ok(Vec::new());
+    }
+    let files = later.into_iter().rev().flat_map(|sequence| {
+        [index_path(directory, sequence), segment_path(directory, sequence)].into_iter()
+    });
+    Ok(files.filter(|file| file.exists()).collect())
+}
+
+/// The header of a segment file; one that is shorter goes on with zeros.
+fn header(path: &Path) -> Result<HeaderState, Failure> {
+    let bytes = files::read_start(path, SEGMENT_HEADER_BYTES)?;
+    let mut block = [0; SEGMENT_HEADER_BYTES];
+    block[..bytes.len()].copy_from_slice(&bytes);
+    Ok(SegmentHeader::decode(&block))
+}
+
+/// The index file of a segment, from its records before `end`; `None` without a valid header.
+pub fn index_of(reader: &Reader, file: &Path, segment: u32, end: u64) -> Result<Option<Vec<u8>>, Failure> {
+    let HeaderState::Valid(SegmentHeader { salt, .. }) = header(file)? else { return Ok(None) };
+    let mut frames = FrameBuilder::new(salt);
+    let scan = reader.scan(&mut |read| {
+        let record = &read.record;
+        if (read.segment_sequence, record.offset) >= (segment, end) {
+            return ControlFlow::Break(());
+        }
+        if read.segment_sequence == segment && record.record_type.is_indexed() {
+            frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
+        }
+        ControlFlow::Continue(())
+    });
+    match scan {
+        // What is damaged lies behind the cut.
+        Ok(_) | Err(LogError::Corrupt { .. } | LogError::Foreign { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Some([&encode_header(salt, segment)[..], &frames.take()].concat()))
+}
