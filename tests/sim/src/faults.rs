@@ -184,8 +184,12 @@ impl Simulation {
     }
 
     fn disk_error(&mut self, host: Host) {
-        let failure = *self.faults.pick(&[Failure::Sync, Failure::Write]);
-        coverage::mark(if failure == Failure::Sync { "fsync fails" } else { "write fails" });
+        let failure = *self.faults.pick(&[Failure::Sync, Failure::Write, Failure::Read]);
+        coverage::mark(match failure {
+            Failure::Sync => "fsync fails",
+            Failure::Write => "write fails",
+            Failure::Read => "read fails",
+        });
         self.machines[host].disk.fail_next(failure);
     }
 

@@ -17,6 +17,7 @@ use redisraft::log::{Entry, HardState, Identity, Kind, LogError, Options, WriteR
 use redisraft::node::bridge::Ticket;
 use redisraft::node::members::{Member, Members};
 use redisraft::node::settings::Settings;
+use redisraft::node::Fatal;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -178,7 +179,7 @@ impl Simulation {
                     log::info!("{recovery}");
                     Some(store)
                 }
-                Err(error) => return self.start_failed(host, &error),
+                Err(error) => return self.start_failed(host, &Fatal::Log(error)),
             },
         };
         if std::mem::take(&mut machine.crash_in_recovery) {
@@ -210,8 +211,8 @@ impl Simulation {
         let seed = machine.random.next();
         if has_log {
             if let Err(fatal) = process.start_node(seed) {
-                assert!(machine.may_be_damaged, "machine {host} does not start: {fatal}");
-                return;
+                drop(process);
+                return self.start_failed(host, &fatal);
             }
         }
         machine.process = Some(process);
@@ -224,12 +225,12 @@ impl Simulation {
         self.plan_turns(host);
     }
 
-    fn start_failed(&mut self, host: Host, error: &LogError) {
+    fn start_failed(&mut self, host: Host, error: &Fatal) {
         log::info!("does not start: {error}");
         let machine = &mut self.machines[host];
         machine.disk.crash(Crash::Process);
         match error {
-            LogError::Io { .. } => {
+            Fatal::Log(LogError::Io { .. }) => {
                 coverage::mark("start failed by its disk");
                 self.queue.after(100_000, Event::Start { host });
             }

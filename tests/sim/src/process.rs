@@ -5,16 +5,16 @@ use crate::coverage;
 use crate::links::CaptureStage;
 use crate::random::Random;
 use crate::redis::{Kill, Outcome, Server, Turn};
+use crate::store::DIRECTORY;
 use crate::world::SimWorld;
 use bytes::Bytes;
-use redisraft::consensus::{EntryKind, EntryMeta, NodeId};
-use redisraft::log::Kind;
+use redisraft::consensus::NodeId;
 use redisraft::node::bridge::{Answer, ToMain, ToRaft};
-use redisraft::node::members::Members;
 use redisraft::node::settings::Settings;
 use redisraft::node::status::{State, Status};
-use redisraft::node::{wire, Fatal, Node, Start};
+use redisraft::node::{runtime, Fatal, Node, Start};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What the sockets have for the raft thread.
@@ -85,7 +85,9 @@ impl Process {
 
     /// Starts the node that the log describes, and tells the server to follow it.
     pub fn start_node(&mut self, seed: u64) -> Result<(), Fatal> {
-        let (entries, members) = read_back(&self.world)?;
+        let log = self.world.store().log();
+        runtime::check(Path::new(DIRECTORY), log, &log.holes())?;
+        let (entries, members) = runtime::read_back(log)?;
         let identity = self.world.store().identity().clone();
         let start = Start {
             id: identity.node_id,
@@ -243,21 +245,4 @@ impl Process {
             || feed.is_some_and(|link| link.closed || !link.is_empty())
             || capture.is_some_and(|link| link.stage == CaptureStage::Requested)
     }
-}
-
-/// What core and driver need of every entry, as the runtime reads it back.
-fn read_back(world: &SimWorld) -> Result<(Vec<EntryMeta>, Vec<(u64, Members)>), Fatal> {
-    let store = world.store();
-    let mut members = vec![(0, Members::default())];
-    let mut entries = Vec::new();
-    for index in store.first_index()..=store.last_index() {
-        let entry = store.read(index)?;
-        let meta = wire::meta(&entry)?;
-        if entry.kind == Kind::Membership {
-            members.push((index, Members::decode(&entry.payload).expect("wire::meta decoded it")));
-        }
-        debug_assert!(matches!(meta.kind, EntryKind::Membership(_)) == (entry.kind == Kind::Membership));
-        entries.push(meta);
-    }
-    Ok((entries, members))
 }

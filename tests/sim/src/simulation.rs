@@ -417,7 +417,7 @@ impl Simulation {
             Fatal::Log(LogError::Io { .. }) => true,
             Fatal::Log(_) => machine.may_be_damaged,
             Fatal::Promotion(_) => true,
-            Fatal::Unhealable { .. } => machine.may_be_damaged,
+            Fatal::Unhealable { .. } | Fatal::CutAlone { .. } => machine.may_be_damaged,
             Fatal::Capture(_) | Fatal::Entry(_) => false,
         };
         assert!(expected, "machine {host} stops without a fault: {fatal}");

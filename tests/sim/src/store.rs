@@ -9,7 +9,8 @@ use redisraft::node::Damage;
 use std::path::Path;
 use std::sync::Arc;
 
-const DIRECTORY: &str = "/log";
+/// Where the log is, on every machine.
+pub const DIRECTORY: &str = "/log";
 
 /// What the disk has promised to hold.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,15 +124,20 @@ impl Store {
     }
 
     pub fn holes(&self) -> Vec<Hole> {
-        Vec::new()
+        self.log.holes()
     }
 
     pub fn damage(&self) -> Damage {
-        Damage::default()
+        Damage { found: self.log.damaged(), repaired: self.log.repaired() }
     }
 
-    pub fn fill(&mut self, _: Entry) -> Result<bool, LogError> {
-        Ok(false)
+    pub fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
+        self.log.fill(entry)
+    }
+
+    /// The log, to be looked at.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Gives the disk what waits for it, unless it is at work. True: it is from now on; `done` is due later.

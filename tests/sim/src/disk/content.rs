@@ -7,33 +7,29 @@ use crate::random::Random;
 pub(super) struct Content {
     /// What the process reads.
     pub live: Vec<u8>,
-    /// Counts the changes of `live`.
-    pub version: u64,
     pub durable: Vec<u8>,
     /// Writes that were given to the disk and not synced.
     pending: Vec<(u64, Vec<u8>)>,
     pending_length: u64,
 }
 
-fn write_into(bytes: &mut Vec<u8>, offset: u64, written: &[u8]) {
+pub(super) fn write_into(bytes: &mut Vec<u8>, offset: u64, written: &[u8]) {
     let end = offset as usize + written.len();
     bytes.resize(bytes.len().max(end), 0);
     bytes[offset as usize..end].copy_from_slice(written);
 }
 
-fn extend(bytes: &mut Vec<u8>, length: u64) {
+pub(super) fn extend(bytes: &mut Vec<u8>, length: u64) {
     bytes.resize(bytes.len().max(length as usize), 0);
 }
 
 impl Content {
     pub fn write_live(&mut self, offset: u64, bytes: &[u8]) {
         write_into(&mut self.live, offset, bytes);
-        self.version += 1;
     }
 
     pub fn extend_live(&mut self, length: u64) {
         extend(&mut self.live, length);
-        self.version += 1;
     }
 
     pub fn write_pending(&mut self, offset: u64, bytes: Vec<u8>) {
@@ -73,12 +69,17 @@ impl Content {
 
     /// The process starts anew and finds all that it gave to the kernel.
     pub fn reread(&mut self) {
-        self.live = self.durable.clone();
-        extend(&mut self.live, self.pending_length);
-        for (offset, bytes) in &self.pending {
-            write_into(&mut self.live, *offset, bytes);
+        self.live = self.written();
+    }
+
+    /// What the disk holds once the kernel has written all that it was given.
+    pub fn written(&self) -> Vec<u8> {
+        let mut bytes = self.durable.clone();
+        extend(&mut bytes, self.pending_length);
+        for (offset, written) in &self.pending {
+            write_into(&mut bytes, *offset, written);
         }
-        self.version += 1;
+        bytes
     }
 
     /// Of what was not synced, about `kept_of_four` of four sectors are there.
@@ -101,10 +102,12 @@ impl Content {
         self.reread();
     }
 
-    /// The stored bytes change under everybody's feet.
-    pub fn damage(&mut self, change: impl Fn(&mut [u8])) {
+    /// The stored bytes change under everybody's feet; `cached`: whoever reads through the page cache sees it only
+    /// after a restart.
+    pub fn damage(&mut self, cached: bool, change: impl Fn(&mut [u8])) {
         change(&mut self.durable);
-        change(&mut self.live);
-        self.version += 1;
+        if !cached {
+            change(&mut self.live);
+        }
     }
 }

@@ -1,9 +1,8 @@
 //! An open file.
 
 use super::{Failure, Operation, SimDisk};
-use redisraft::log::disk::{DiskFile, Map, Mode};
+use redisraft::log::disk::{DiskFile, Mode};
 use std::io;
-use std::sync::{Arc, OnceLock};
 
 /// Unit of direct writes.
 const BLOCK_BYTES: u64 = 4096;
@@ -20,7 +19,8 @@ fn no_space() -> io::Error {
 
 impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        assert!(self.mode != Mode::Read, "a file that was opened for reading is written");
+        let writable = !matches!(self.mode, Mode::Read | Mode::Uncached);
+        assert!(writable, "a file that was opened for reading is written");
         let state = &mut *self.disk.state();
         if let Err(error) = state.fails(Failure::Write) {
             let written = state.random.index(bytes.len() + 1);
@@ -54,9 +54,17 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.state();
-        let live = &state.contents[self.content].live;
-        let found = live.get(offset as usize..offset as usize + bytes.len());
+        let state = &mut *self.disk.state();
+        state.fails(Failure::Read)?;
+        let uncached;
+        let stored = match self.mode {
+            Mode::Uncached => {
+                uncached = state.stored(self.content);
+                &uncached
+            }
+            _ => &state.contents[self.content].live,
+        };
+        let found = stored.get(offset as usize..offset as usize + bytes.len());
         bytes.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
         Ok(())
     }
@@ -88,44 +96,5 @@ impl DiskFile for SimFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.disk.state().contents[self.content].live.len() as u64)
-    }
-
-    fn map(&self) -> io::Result<Map> {
-        let length = self.length()? as usize;
-        Ok(Arc::new(View { disk: self.disk.clone(), content: self.content, length, newest: OnceLock::new() }))
-    }
-}
-
-/// A mapping: whoever looks sees the file as it is then. Each look after a change adds a copy, which lives as long as
-/// the mapping, so that no reference ever dangles.
-struct View {
-    disk: SimDisk,
-    content: usize,
-    length: usize,
-    newest: OnceLock<Box<Version>>,
-}
-
-struct Version {
-    number: u64,
-    bytes: Vec<u8>,
-    next: OnceLock<Box<Version>>,
-}
-
-impl AsRef<[u8]> for View {
-    fn as_ref(&self) -> &[u8] {
-        let state = self.disk.state();
-        let content = &state.contents[self.content];
-        let mut place = &self.newest;
-        while let Some(version) = place.get() {
-            if version.number == content.version {
-                return &version.bytes;
-            }
-            place = &version.next;
-        }
-        let mut bytes = content.live.clone();
-        bytes.resize(self.length, 0);
-        &place
-            .get_or_init(|| Box::new(Version { number: content.version, bytes, next: OnceLock::new() }))
-            .bytes
     }
 }

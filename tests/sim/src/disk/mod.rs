@@ -42,6 +42,7 @@ pub enum Crash {
 pub enum Failure {
     Sync,
     Write,
+    Read,
 }
 
 #[derive(Clone, Debug)]
@@ -251,6 +252,26 @@ impl State {
         }
     }
 
+    /// A file's bytes past the page cache: what the kernel still holds is written first.
+    fn stored(&self, content: usize) -> Vec<u8> {
+        let mut bytes = self.contents[content].written();
+        for operation in &self.journal {
+            match operation {
+                Operation::Write { content: of, offset, bytes: written }
+                | Operation::WriteDurable { content: of, offset, bytes: written }
+                    if *of == content =>
+                {
+                    content::write_into(&mut bytes, *offset, written)
+                }
+                Operation::Extend { content: of, length } if *of == content => {
+                    content::extend(&mut bytes, *length)
+                }
+                _ => {}
+            }
+        }
+        bytes
+    }
+
     fn name(&mut self, step: Step) {
         step.apply(&mut self.names);
         self.journal.push(Operation::Name(step));
@@ -314,7 +335,7 @@ impl Disk for SimDisk {
                 state.name(Step::Add(key(path), content));
                 content
             }
-            (Mode::Read | Mode::Write | Mode::Direct, found) => found?,
+            (Mode::Read | Mode::Write | Mode::Direct | Mode::Uncached, found) => found?,
         };
         Ok(Arc::new(SimFile { disk: self.clone(), content, mode }))
     }
