@@ -48,6 +48,9 @@ impl Judge {
         let raft = node.raft();
         raft.check_invariants();
         if raft.role() == Role::Leader {
+            if raft.progress().any(|(_, peer)| peer.inflight_messages >= 8) {
+                coverage::mark("many messages in flight");
+            }
             self.leads(node, raft.term());
         }
         for index in *judged + 1..=raft.commit() {

@@ -13,7 +13,7 @@ use crate::store::{Promise, Store};
 use crate::world::SimWorld;
 use bytes::Bytes;
 use redisraft::consensus::NodeId;
-use redisraft::log::{Entry, HardState, Identity, Kind, LogError, Options, WriteRequest};
+use redisraft::log::{Entry, HardState, Identity, Kind, LogError, Options, Recovery, WriteRequest};
 use redisraft::node::bridge::Ticket;
 use redisraft::node::members::{Member, Members};
 use redisraft::node::settings::Settings;
@@ -151,6 +151,16 @@ impl Machine {
     }
 }
 
+fn note_recovery(recovery: &Recovery, store: &Store) {
+    let marks = [
+        (recovery.torn.is_some(), "torn tail dropped"),
+        (!recovery.rebuilt_indexes.is_empty(), "index file made anew"),
+        (recovery.damaged_meta_copies > 0, "copy of META made anew"),
+        (!store.holes().is_empty(), "started with holes"),
+    ];
+    marks.into_iter().filter(|(seen, _)| *seen).for_each(|(_, name)| coverage::mark(name));
+}
+
 impl Simulation {
     /// The logs of a cluster as it is after its first hour, without the hour.
     pub fn found_cluster(&mut self) {
@@ -177,6 +187,7 @@ impl Simulation {
             true => match Store::open(&machine.disk, Machine::options(&self.plan)) {
                 Ok((store, recovery)) => {
                     log::info!("{recovery}");
+                    note_recovery(&recovery, &store);
                     Some(store)
                 }
                 Err(error) => return self.start_failed(host, &Fatal::Log(error)),

@@ -203,6 +203,8 @@ fn report(found: &Found, duration: Duration, jobs: usize) -> bool {
             missing.push(*name);
         }
     }
+    let undecided = found.marks.get(coverage::UNDECIDED).copied().unwrap_or(0);
+    println!("{undecided:>10}  {}", coverage::UNDECIDED);
     let per_minute = found.seeds as f64 * 60.0 / duration.as_secs_f64();
     println!(
         "{} seeds, {} failed; {} operations, {} entries; {:.0} s, {per_minute:.0} seeds a minute with {jobs} workers",

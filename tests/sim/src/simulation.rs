@@ -285,7 +285,9 @@ impl Simulation {
         }
         trace::set_machine(host);
         let local_us = machine.clock.local_us(now_us);
-        let process = machine.process.as_mut().expect("checked above");
+        let connected = self.connected(host);
+        let process = self.machines[host].process.as_mut().expect("checked above");
+        process.world.connected = connected;
         process.world.wake_raft.take();
         let ended = process.raft_turn(local_us);
         match ended {
@@ -307,6 +309,13 @@ impl Simulation {
                 self.fatal(host, fatal);
             }
         }
+    }
+
+    /// The nodes that can be reached from a machine.
+    fn connected(&self, host: Host) -> Vec<NodeId> {
+        let others = (0..self.machines.len()).filter(|other| *other != host);
+        let reached = others.filter(|other| !self.network.is_cut(host, *other));
+        reached.filter_map(|other| self.machines[other].node_id()).collect()
     }
 
     fn observe(&mut self, host: Host) {

@@ -1,5 +1,6 @@
 //! The log of one process, and its disk at work: a batch takes simulated time, and counts when that is over.
 
+use crate::coverage;
 use crate::disk::{Crash, SimDisk};
 use redisraft::log::{
     Entry, HardState, Hole, Identity, InlineWriter, Log, LogError, Options, RecordInfo, Recovery,
@@ -132,7 +133,11 @@ impl Store {
     }
 
     pub fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
-        self.log.fill(entry)
+        let filled = self.log.fill(entry);
+        if matches!(filled, Ok(true)) {
+            coverage::mark("hole filled");
+        }
+        filled
     }
 
     /// The log, to be looked at.

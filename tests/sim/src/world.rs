@@ -1,5 +1,6 @@
 //! The driver's world: what a node does is noted here and carried out after its turn.
 
+use crate::coverage;
 use crate::links::{CaptureLink, FeedItem, Links};
 use crate::random::Random;
 use crate::store::Store;
@@ -51,6 +52,8 @@ pub struct SimWorld {
     /// Frames of this turn.
     pub sent: Vec<(NodeId, wire::Encoded)>,
     pub peers: Vec<(NodeId, String)>,
+    /// Those of them whose link takes frames.
+    pub connected: Vec<NodeId>,
     /// Who was not dialled before.
     pub dialled: Vec<NodeId>,
     /// Bytes that the kernel takes of the feed before the rest counts as unsent.
@@ -72,6 +75,7 @@ impl SimWorld {
             links: Links::default(),
             sent: Vec::new(),
             peers: Vec::new(),
+            connected: Vec::new(),
             dialled: Vec::new(),
             feed_kernel_bytes,
             calls_left: Cell::new(None),
@@ -124,8 +128,8 @@ impl World for SimWorld {
         }
     }
 
-    fn peer_report(&mut self, _: NodeId) -> PeerReport {
-        PeerReport::default()
+    fn peer_report(&mut self, id: NodeId) -> PeerReport {
+        PeerReport { connected: self.connected.contains(&id), ..PeerReport::default() }
     }
 
     fn rejected_links(&self) -> Vec<(&'static str, u64)> {
@@ -135,6 +139,9 @@ impl World for SimWorld {
     /// Taken in any case: a dead process's log is never written.
     fn submit(&mut self, request: WriteRequest) {
         self.lives();
+        if request.truncate_from.is_some() {
+            coverage::mark("entries cut away");
+        }
         self.store.as_mut().expect("a node has a log").submit(request);
     }
 

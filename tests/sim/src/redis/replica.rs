@@ -80,11 +80,20 @@ impl Replica {
             None => return !link.closed,
             Some(FeedItem::Continue { replid }) => {
                 self.link = Link::Up { number: link.number };
+                let same = on.stream.replid == replid;
+                coverage::mark(if same {
+                    "feed resumed at a byte"
+                } else {
+                    "dataset kept after a leadership"
+                });
                 on.stream.replid = replid;
             }
             Some(FeedItem::FullResync { replid, offset }) => {
                 self.link = Link::Up { number: link.number };
                 self.db = 0;
+                if !on.dataset.is_empty() {
+                    coverage::mark("dataset rolled back");
+                }
                 on.dataset.clear();
                 on.stream.restart(replid, offset);
                 *on.has_history = true;
