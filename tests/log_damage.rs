@@ -5,174 +5,84 @@ mod log_support;
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
+use log_support::sample::*;
 use log_support::*;
+use proptest::prelude::*;
 use redisraft::log::disk::{Disk, FileHandle, Guard, Mode};
-use redisraft::log::record::RecordType;
 use redisraft::log::{HardState, Identity, LogError, Reader, WriteRequest};
-
-type Entries = Vec<(u64, u64, usize)>;
-
-/// A log of three segments, with terms, votes, truncations; its last batch may be one that was not acknowledged.
-struct Sample {
-    _directory: tempfile::TempDir,
-    path: PathBuf,
-    files: MemoryDisk,
-    /// Without the last batch.
-    before: MemoryDisk,
-    acknowledged: Entries,
-    all: Entries,
-}
-
-fn sample(last_acknowledged: bool) -> Sample {
-    let directory = fast_directory();
-    let path = directory.path().join("log");
-    let mut harness = Harness::create(&path);
-    for round in 0..5 {
-        harness.vote(round + 1, Some(round % 3 + 1)).expect("vote");
-        harness.append(round + 1, 3, (round as usize * 53) % 90).expect("append");
-        harness.append(round + 1, 1, 1100).expect("append");
-    }
-    let entries = (16..=18).map(|index| entry(index, 7, 40)).collect();
-    let hard_state = Some(HardState { term: 7, vote: None });
-    harness
-        .write(WriteRequest { hard_state, truncate_from: Some(16), entries, ..Default::default() })
-        .expect("write");
-    let acknowledged = contents(&harness.log);
-    let before = directory.path().join("before");
-    crash_image(&path, &before);
-    harness.append(7, 3, 500).expect("append");
-    let all = contents(&harness.log);
-    crash_image(&path, &directory.path().join("after"));
-    drop(harness);
-    let after = directory.path().join("after");
-    if !last_acknowledged {
-        // Index lines are written once their batch is durable: without them, it was not.
-        for (file, bytes) in
-            snapshot(&before).into_iter().filter(|(file, _)| file.extension() == Some("idx".as_ref()))
-        {
-            std::fs::write(after.join(file.file_name().expect("a name")), bytes).expect("write");
-        }
-    }
-    let files = MemoryDisk::load(&after);
-    let before = MemoryDisk(
-        MemoryDisk::load(&before)
-            .0
-            .into_iter()
-            .map(|(path, bytes)| (after.join(path.file_name().expect("a name")), bytes))
-            .collect(),
-    );
-    let segments = files.0.keys().filter(|path| path.extension() == Some("log".as_ref())).count();
-    assert!(segments >= 3, "{segments} segments");
-    let acknowledged = if last_acknowledged { all.clone() } else { acknowledged };
-    Sample { _directory: directory, path: after, files, before, acknowledged, all }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Clean,
-    Torn,
-    Corrupt(PathBuf),
-}
-
-impl Sample {
-    /// Reads a variant of the log and checks that nothing is lost or made up.
-    fn judge(&self, files: MemoryDisk, what: &dyn Fn() -> String) -> Outcome {
-        let mut entries: Entries = Vec::new();
-        let scan = Reader::open_on(Arc::new(files), &self.path).and_then(|reader| {
-            reader.scan(&mut |read| {
-                let header = read.record.header;
-                if read.record.record_type.entry_kind().is_some() {
-                    let expected = payload(header.index, header.term, header.length as usize);
-                    assert_eq!(read.record.payload, expected, "{}: a false entry", what());
-                    entries.push((header.index, header.term, header.length as usize));
-                } else if read.record.record_type == RecordType::Truncate {
-                    entries.truncate(header.index as usize - 1);
-                }
-                ControlFlow::Continue(())
-            })
-        });
-        match scan {
-            Ok(end) => {
-                assert!(entries.starts_with(&self.acknowledged), "{}: acknowledged entries are gone", what());
-                assert!(self.all.starts_with(&entries), "{}: entries that were not written", what());
-                if end.torn.is_some() {
-                    Outcome::Torn
-                } else {
-                    Outcome::Clean
-                }
-            }
-            Err(LogError::Corrupt { file, .. } | LogError::Foreign { file, .. }) => Outcome::Corrupt(file),
-            Err(error) => panic!("{}: {error}", what()),
-        }
-    }
-
-    fn logs(&self) -> impl Iterator<Item = (&PathBuf, &Arc<Vec<u8>>)> {
-        self.files.0.iter().filter(|(path, _)| path.extension() == Some("log".as_ref()))
-    }
-}
 
 fn kind_of(path: &Path) -> &str {
     path.extension().and_then(|extension| extension.to_str()).unwrap_or("META")
 }
 
-fn flip_every_byte(sample: &Sample) {
+fn flip_bytes(sample: &Sample, step: usize) {
     assert_eq!(sample.judge(sample.files.clone(), &|| "intact".into()), Outcome::Clean);
     let mut outcomes = std::collections::BTreeMap::new();
-    for (path, bytes) in sample.files.0.iter().filter(|(path, _)| kind_of(path) != "META") {
-        // Nothing but zeros: a segment made ahead of need.
-        let step = if bytes.iter().all(|byte| *byte == 0) { 31 } else { 1 };
+    for (path, bytes) in sample.files.0.iter().filter(|(path, _)| ["log", "idx"].contains(&kind_of(path))) {
+        // A segment made ahead of need.
+        let step = if kind_of(path) == "log" && bytes[..8] == [0; 8] { 31 } else { step };
         for offset in (0..bytes.len()).step_by(step) {
             let what = || format!("{} at {offset} flipped", path.display());
             let files = sample.files.with(path, |bytes| bytes[offset] ^= 1 << (offset % 8));
-            let outcome = sample.judge(files, &what);
+            let outcome = sample.judge(files.clone(), &what);
             if let Outcome::Corrupt(file) = &outcome {
                 assert_eq!(file, path, "{}: another file is blamed", what());
             }
-            let name = match outcome {
-                Outcome::Clean => "clean",
-                Outcome::Torn => "torn",
-                Outcome::Corrupt(_) => "corrupt",
-            };
-            *outcomes.entry((kind_of(path), name)).or_insert(0u64) += 1;
+            if offset % 7 == 0 {
+                let damaged = !matches!(outcome, Outcome::Clean | Outcome::Torn);
+                assert_eq!(sample.is_refused(files), damaged, "{}: {outcome:?}", what());
+            }
+            *outcomes.entry((kind_of(path), outcome.name())).or_insert(0u64) += 1;
         }
     }
-    assert!(outcomes[&("log", "corrupt")] > 12_000, "records are covered: {outcomes:?}");
-    assert_eq!(outcomes.get(&("idx", "corrupt")), None, "an index is derived: {outcomes:?}");
+    let count = |kind, name| outcomes.get(&(kind, name)).copied().unwrap_or(0);
+    assert_eq!(count("log", "corrupt"), 0, "one byte is always identified: {outcomes:?}");
+    let least = [5000, 12_000].map(|count| count / step as u64);
+    assert!(count("log", "hole") > least[0] && count("log", "rebuilt") > least[1], "{outcomes:?}");
+    let index_damage = ["torn", "rebuilt", "hole", "corrupt"].map(|name| count("idx", name));
+    assert_eq!(index_damage, [0; 4], "an index is derived: {outcomes:?}");
 }
 
 #[test]
 fn a_flipped_byte_in_an_acknowledged_log() {
-    flip_every_byte(&sample(true));
+    flip_bytes(&Sample::fresh(true), 3);
 }
 
+/// Every byte of every file.
 #[test]
-fn a_flipped_byte_in_a_log_whose_last_batch_was_not_acknowledged() {
-    flip_every_byte(&sample(false));
+fn a_flipped_byte_in_a_log_of_recycled_segments() {
+    let sample = Sample::recycled(true);
+    let recycled = used_segments(&sample.files).iter().filter(|(_, bytes)| bytes[44] == 1).count();
+    assert!(recycled >= 3, "{recycled}");
+    flip_bytes(&sample, 1);
 }
 
-/// Without index files, marks and segment headers alone tell damage from a torn tail.
+/// Without index files, the records alone tell damage from a torn tail, and what was damaged.
 #[test]
 fn a_flipped_byte_in_a_log_without_index_files() {
-    let mut sample = sample(false);
-    sample.files.0.retain(|path, _| kind_of(path) != "idx");
-    let mut corrupt = 0;
-    for (path, bytes) in sample.logs() {
-        for offset in (0..bytes.len()).step_by(3) {
-            let files = sample.files.with(path, |bytes| bytes[offset] ^= 0x80);
-            let outcome = sample.judge(files, &|| format!("{} at {offset} flipped", path.display()));
-            corrupt += u32::from(outcome == Outcome::Corrupt(path.clone()));
+    for mut sample in [Sample::fresh(false), Sample::recycled(false)] {
+        sample.files.0.retain(|path, _| kind_of(path) != "idx");
+        let mut outcomes = std::collections::BTreeMap::new();
+        for (path, bytes) in sample.logs().filter(|(_, bytes)| bytes[0] != 0) {
+            // The salt of a segment stands in its header and in its index file, and nowhere else.
+            for offset in (0..bytes.len()).step_by(5).filter(|offset| !(16..20).contains(offset)) {
+                let files = sample.files.with(path, |bytes| bytes[offset] ^= 0x80);
+                let outcome = sample.judge(files, &|| format!("{} at {offset} flipped", path.display()));
+                *outcomes.entry(outcome.name()).or_insert(0u64) += 1;
+            }
         }
+        assert!(outcomes["rebuilt"] > 1500 && outcomes["hole"] > 500, "{outcomes:?}");
+        assert_eq!(outcomes.get("corrupt"), None, "{outcomes:?}");
     }
-    assert!(corrupt > 4000, "{corrupt}");
 }
 
 #[test]
 fn a_flipped_byte_in_meta() {
-    let sample = sample(true);
+    let sample = Sample::fresh(true);
     let path = sample.path.join("META");
     for offset in 0..sample.files.0[&path].len() {
         let files = sample.files.with(&path, |bytes| bytes[offset] ^= 1 << (offset % 8));
@@ -187,8 +97,7 @@ fn a_flipped_byte_in_meta() {
 
 #[test]
 fn a_cut_at_every_512_bytes() {
-    for last_acknowledged in [true, false] {
-        let sample = sample(last_acknowledged);
+    for sample in [Sample::fresh(true), Sample::fresh(false), Sample::recycled(true)] {
         for (path, bytes) in &sample.files.0 {
             for length in (0..bytes.len()).step_by(512) {
                 let what = || format!("{} cut at {length}", path.display());
@@ -206,7 +115,17 @@ fn a_cut_at_every_512_bytes() {
 /// Power loss: of the last batch, which nobody was promised, any sectors may have stayed as they were.
 #[test]
 fn any_sectors_of_the_last_batch_missing() {
-    let sample = sample(false);
+    any_sectors_missing(&Sample::fresh(false), 2);
+}
+
+/// There, what is missing shows records of the file's former life.
+#[test]
+fn any_sectors_of_the_last_batch_missing_in_a_recycled_segment() {
+    // Torn only where a whole record of the batch is there behind one that is not.
+    any_sectors_missing(&Sample::recycled(false), 8);
+}
+
+fn any_sectors_missing(sample: &Sample, torn_one_of: u32) {
     let (path, old) =
         sample.before.0.iter().find(|(path, old)| sample.files.0[*path] != **old).expect("written to");
     assert_eq!(kind_of(path), "log");
@@ -222,15 +141,15 @@ fn any_sectors_of_the_last_batch_missing() {
             }
         });
         let outcome = sample.judge(files, &|| format!("sectors {missing:b} missing"));
-        assert!(!matches!(outcome, Outcome::Corrupt(_)), "{outcome:?} with {missing:b} missing");
+        assert!(matches!(outcome, Outcome::Clean | Outcome::Torn), "{outcome:?} with {missing:b} missing");
         torn += u32::from(outcome == Outcome::Torn);
     }
-    assert!(torn >= (1 << sectors.len()) / 2, "{torn}");
+    assert!(torn >= (1 << sectors.len()) / torn_one_of, "{torn}");
 }
 
 #[test]
 fn a_file_that_is_missing_or_of_another_log_is_named() {
-    let sample = sample(true);
+    let sample = Sample::fresh(true);
     for (path, bytes) in sample.logs().filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)) {
         let mut files = sample.files.clone();
         files.0.remove(path);
@@ -244,45 +163,9 @@ fn a_file_that_is_missing_or_of_another_log_is_named() {
     }
 }
 
-/// The real thing, at some offsets: refused and unchanged, or open with all that was acknowledged.
-#[test]
-fn opening_a_damaged_log_changes_nothing() {
-    let sample = sample(true);
-    let mut refused = 0;
-    for (path, bytes) in &sample.files.0 {
-        for offset in (0..bytes.len()).step_by(331) {
-            let directory = fast_directory();
-            crash_image(&sample.path, directory.path());
-            let target = directory.path().join(path.file_name().expect("a name"));
-            let mut damaged = bytes.to_vec();
-            damaged[offset] ^= 0x10;
-            std::fs::write(&target, damaged).expect("write");
-            let before = snapshot(directory.path());
-            match Harness::open(directory.path()) {
-                Ok(mut harness) => {
-                    assert_eq!(contents(&harness.log), sample.all, "{} at {offset}", target.display());
-                    assert_eq!(harness.log.hard_state(), HardState { term: 7, vote: None });
-                    harness.append(8, 2, 10).expect("append");
-                    drop(harness);
-                    let harness = Harness::open(directory.path()).expect("a mended log");
-                    let recovery = harness.recovery.as_ref().expect("recovered");
-                    assert_eq!((recovery.damaged_meta_copies, &recovery.torn), (0, &None));
-                    assert_eq!(harness.log.last_index(), sample.all.len() as u64 + 2);
-                }
-                Err(error) => {
-                    refused += 1;
-                    assert!(error.to_string().contains("raftlog-tool verify"), "{error}");
-                    assert_eq!(snapshot(directory.path()), before, "{} at {offset}", target.display());
-                }
-            }
-        }
-    }
-    assert!(refused > 30, "{refused}");
-}
-
 #[test]
 fn a_meta_that_lost_both_copies_or_is_older_than_the_log_is_refused() {
-    let sample = sample(true);
+    let sample = Sample::fresh(true);
     let path = sample.path.join("META");
     for parity in 0..2 {
         let files = sample.files.with(&path, |bytes| {
@@ -371,7 +254,7 @@ impl Disk for FlickeringDisk {
 
 #[test]
 fn what_looks_damaged_is_looked_at_again() {
-    let sample = sample(true);
+    let sample = Sample::fresh(true);
     let (_, good) = sample.logs().next().expect("segment 1");
     let mut half = good.to_vec();
     half[4096 + 100] ^= 1;
@@ -461,4 +344,77 @@ fn a_log_that_lost_its_end_below_the_floor_of_meta_is_refused() {
         let error = Harness::open(&image).err().expect("refused");
         assert!(matches!(&error, LogError::Corrupt { file, .. } if *file == last), "{error}");
     }
+}
+
+#[derive(Clone, Debug)]
+enum Mutation {
+    Flip { at: prop::sample::Index, bit: u8 },
+    Fill { at: prop::sample::Index, length: usize, byte: u8 },
+    Garbage { at: prop::sample::Index, bytes: Vec<u8> },
+    Copy { from: prop::sample::Index, to: prop::sample::Index, length: usize },
+    Cut { at: prop::sample::Index },
+    Replace { bytes: Vec<u8> },
+}
+
+fn mutation() -> impl Strategy<Value = (prop::sample::Index, Mutation)> {
+    let place = any::<prop::sample::Index>;
+    let bytes = || prop::collection::vec(any::<u8>(), 1..300);
+    let mutation = prop_oneof![
+        6 => (place(), 0u8..8).prop_map(|(at, bit)| Mutation::Flip { at, bit }),
+        3 => (place(), 1usize..5000, prop_oneof![Just(0), Just(0xff), any::<u8>()])
+            .prop_map(|(at, length, byte)| Mutation::Fill { at, length, byte }),
+        3 => (place(), bytes()).prop_map(|(at, bytes)| Mutation::Garbage { at, bytes }),
+        3 => (place(), place(), 1usize..5000).prop_map(|(from, to, length)| Mutation::Copy { from, to, length }),
+        1 => place().prop_map(|at| Mutation::Cut { at }),
+        1 => bytes().prop_map(|bytes| Mutation::Replace { bytes }),
+    ];
+    (place(), mutation)
+}
+
+impl Mutation {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let length = bytes.len();
+        match self {
+            Mutation::Flip { at, bit } => bytes[at.index(length)] ^= 1 << bit,
+            Mutation::Fill { at, length: count, byte } => {
+                let at = at.index(length);
+                bytes[at..(at + count).min(length)].fill(*byte);
+            }
+            Mutation::Garbage { at, bytes: garbage } => {
+                let at = at.index(length);
+                let count = garbage.len().min(length - at);
+                bytes[at..at + count].copy_from_slice(&garbage[..count]);
+            }
+            Mutation::Copy { from, to, length: count } => {
+                let (from, to) = (from.index(length), to.index(length));
+                let count = (*count).min(length - from).min(length - to);
+                bytes.copy_within(from..from + count, to);
+            }
+            Mutation::Cut { at } => bytes.truncate(at.index(length)),
+            Mutation::Replace { bytes: garbage } => *bytes = garbage.clone(),
+        }
+    }
+}
+
+/// Any number of damages of any kind: never a panic, never an entry that nobody wrote.
+#[test]
+fn a_log_changed_in_many_places() {
+    let samples = [Sample::fresh(true), Sample::recycled(false)];
+    let config = ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() };
+    let mutations = (0..2usize, prop::collection::vec(mutation(), 1..6));
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let result = runner.run(&mutations, |(sample, mutations)| {
+        let sample = &samples[sample];
+        let mut files = sample.files.clone();
+        let paths: Vec<_> = files.0.keys().cloned().collect();
+        for (file, mutation) in mutations {
+            files = files.with(&paths[file.index(paths.len())], |bytes| mutation.apply(bytes));
+        }
+        sample.check_anything(files);
+        Ok(())
+    });
+    result.expect("nothing false");
 }

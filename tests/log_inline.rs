@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use log_support::*;
-use redisraft::log::disk::{Disk, FileHandle, Guard, Mode, SystemDisk};
+use redisraft::log::disk::{Disk, SystemDisk};
 use redisraft::log::{HardState, InlineWriter, Log, LogError, WriteRequest};
 
 fn append(log: &mut Log, id: u64, count: u64, bytes: usize) {
@@ -97,39 +97,6 @@ fn the_lock_is_held_until_the_writer_is_gone() {
     assert!(!writer.run_once());
     drop(writer);
     assert_eq!(open().expect("free").0.last_index(), 2);
-}
-
-/// The system's disk with a clock that stands until it is moved.
-struct ClockedDisk(Arc<HookedDisk>, Mutex<Duration>);
-
-impl Disk for ClockedDisk {
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.0.create_directory(path)
-    }
-    fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.0.sync_directory(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.0.list(path)
-    }
-    fn exists(&self, path: &Path) -> bool {
-        self.0.exists(path)
-    }
-    fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
-        self.0.open(path, mode)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.remove(path)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
-        self.0.lock(path)
-    }
-    fn now(&self) -> Duration {
-        *self.1.lock().expect("clock")
-    }
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 
+use redisraft::log::Hole;
 use serde::Serialize;
 
 use crate::cli::{DiffArguments, ReportFormat};
 use crate::effects::Walk;
-use crate::failure::{Failure, CLEAN, DAMAGE};
+use crate::failure::{despite_damage, Failure, CLEAN, DAMAGE};
 use crate::object::{RecordObject, SCHEMA};
 use crate::progress::Progress;
 use crate::select::TypeName;
@@ -21,13 +22,22 @@ const LOT: usize = 4096;
 const LOTS: usize = 4;
 
 /// What tells entries apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Summary {
     index: u64,
     term: u64,
     type_name: TypeName,
     length: u32,
-    payload_crc: u32,
+    /// `None` of a damaged entry: the rest tells.
+    payload_crc: Option<u32>,
+}
+
+impl Summary {
+    fn equals(&self, other: &Summary) -> bool {
+        let identity = |summary: &Summary| (summary.index, summary.term, summary.type_name, summary.length);
+        let crcs = self.payload_crc.zip(other.payload_crc);
+        identity(self) == identity(other) && crcs.is_none_or(|(own, others)| own == others)
+    }
 }
 
 /// How the logs compare.
@@ -71,8 +81,8 @@ pub fn run(arguments: &DiffArguments, output: &mut Output) -> Result<u8, Failure
     report(arguments, (&mut left, &mut right), first, end, output)?;
     output.flush()?;
     for source in [&left, &right] {
-        if let Some(damage) = &source.outline.damage {
-            return Err(damage.clone().into());
+        if let Some(failure) = source.outline.failure() {
+            return Err(failure);
         }
     }
     Ok(if matches!(end.verdict, Verdict::Differ | Verdict::Contradict) { DAMAGE } else { CLEAN })
@@ -97,7 +107,7 @@ fn compare(left: &mut Source, right: &mut Source, first: u64) -> Result<End, Fai
         let mut index = first;
         let verdict = loop {
             match (left.next()?, right.next()?) {
-                (Some(a), Some(b)) if a == b => index = a.index + 1,
+                (Some(a), Some(b)) if a.equals(&b) => index = a.index + 1,
                 (Some(a), Some(b)) if a.term != b.term => break Verdict::Differ,
                 (Some(_), Some(_)) => break Verdict::Contradict,
                 (None, None) if index > first => break Verdict::Equal,
@@ -123,7 +133,7 @@ fn summarize(source: &mut Source, first: u64, sender: &SyncSender<Result<Vec<Sum
             term: record.header.term,
             type_name: TypeName::of(record.record_type),
             length: record.header.length,
-            payload_crc: record.payload_crc,
+            payload_crc: read.hole.is_none().then_some(record.payload_crc),
         });
         if lot.len() == LOT && sender.send(Ok(std::mem::replace(&mut lot, Vec::with_capacity(LOT)))).is_err()
         {
@@ -134,7 +144,7 @@ fn summarize(source: &mut Source, first: u64, sender: &SyncSender<Result<Vec<Sum
     });
     let _ = sender.send(Ok(lot));
     if let Err(error) = read {
-        if !matches!(error, Failure::Log(_)) {
+        if !error.is_of_the_log() {
             let _ = sender.send(Err(error));
         }
     }
@@ -250,10 +260,7 @@ fn at(
         }
         take(&item).map(|()| ControlFlow::Break(()))
     });
-    match read {
-        Err(Failure::Log(_)) => Ok(()),
-        other => other,
-    }
+    despite_damage(read)
 }
 
 fn print_entry(name: &str, item: &Item, values: bool, output: &mut Output) -> Result<(), Failure> {
@@ -268,6 +275,9 @@ fn print_entry(name: &str, item: &Item, values: bool, output: &mut Output) -> Re
         text::file_name(item.read.file),
         record.offset,
     )?;
+    if let Some(Hole { expected, found, .. }) = item.read.hole {
+        return Ok(writeln!(output, "    (damaged) expected {expected}, found {found}")?);
+    }
     let mut walk = Walk::new(record.payload);
     while let Some(effect) = walk.step() {
         output.write_all(b"    ")?;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::cli::{DumpArguments, DumpFormat};
 use crate::effects::Walk;
-use crate::failure::{Failure, CLEAN};
+use crate::failure::{despite_damage, Failure, CLEAN};
 use crate::follow;
 use crate::object::{RecordObject, SCHEMA};
 use crate::progress::Progress;
@@ -15,6 +15,7 @@ use crate::source::{EntryState, Item, Source};
 use crate::text::{self, Output};
 use redisraft::log::record::{padding_bytes, Mark, RecordType, BATCH_START};
 use redisraft::log::scan::Record;
+use redisraft::log::Hole;
 
 pub fn run(arguments: &DumpArguments, output: &mut Output) -> Result<u8, Failure> {
     check(arguments)?;
@@ -70,10 +71,7 @@ fn filter(arguments: &DumpArguments, source: &mut Source) -> Result<Counted, Fai
                 count += u64::from(filter.takes(&item));
                 Ok(ControlFlow::Continue(()))
             });
-            // Damage is told behind what can be printed.
-            if !matches!(counting, Ok(()) | Err(Failure::Log(_))) {
-                counting?;
-            }
+            despite_damage(counting)?;
             skip = count.saturating_sub(last);
         }
     }
@@ -204,6 +202,10 @@ impl Printer {
         write!(output, " term {} ", header.term)?;
         output.styled(text::KIND, TypeName::of(record_type).name())?;
         writeln!(output, " {} bytes", header.length)?;
+        if let Some(Hole { expected, found, .. }) = item.read.hole {
+            output.styled(text::BAD, "    (damaged)")?;
+            return writeln!(output, " expected {expected}, found {found}");
+        }
         if record_type == RecordType::NoOp {
             return Ok(());
         }
@@ -252,7 +254,8 @@ pub fn header_line(item: &Item) -> String {
                 Some(EntryState::Purged) => " (purged)",
                 _ => "",
             };
-            format!("{} term {} {} bytes{note}", header.index, header.term, header.length)
+            let damaged = if item.read.hole.is_some() { " (damaged)" } else { "" };
+            format!("{} term {} {} bytes{note}{damaged}", header.index, header.term, header.length)
         }
     };
     let batch = if header.flags & BATCH_START != 0 { " (batch start)" } else { "" };
@@ -264,6 +267,9 @@ fn print_hex(item: &Item, output: &mut Output) -> io::Result<()> {
     let Record { header, payload, offset, .. } = item.read.record;
     output.styled(text::INDEX, &header_line(item))?;
     output.write_all(b"\n")?;
+    if item.read.hole.is_some() {
+        return Ok(());
+    }
     let mut bytes = header.encode().to_vec();
     bytes.extend_from_slice(payload);
     bytes.resize(bytes.len() + padding_bytes(header.length), 0);

@@ -11,7 +11,7 @@ use crate::effects::Walk;
 use crate::failure::{Failure, CLEAN};
 use crate::progress::Progress;
 use crate::resp_stream::RespStream;
-use crate::source::Source;
+use crate::source::{Source, HOLE_ADVICE};
 use crate::text::{grouped, Output};
 
 pub fn run(arguments: &ExportArguments, output: &mut Output) -> Result<u8, Failure> {
@@ -22,11 +22,13 @@ pub fn run(arguments: &ExportArguments, output: &mut Output) -> Result<u8, Failu
     let (mut entries, mut expired) = (0u64, 0u64);
     let read = source.read_entries("exporting", &mut |read| {
         let header = &read.record.header;
-        if header.index > to {
-            return Ok(ControlFlow::Break(()));
+        let next = if header.index < to { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+        if !(from..=to).contains(&header.index) || read.record.record_type != RecordType::Normal {
+            return Ok(next);
         }
-        if header.index < from || read.record.record_type != RecordType::Normal {
-            return Ok(ControlFlow::Continue(()));
+        if let Some(hole) = read.hole {
+            let last = header.index - 1;
+            return Err(Failure::Damage(format!("{hole}; {HOLE_ADVICE}; or export up to --to {last}")));
         }
         let mut walk = Walk::new(read.record.payload);
         while let Some(effect) = walk.step() {
@@ -44,12 +46,12 @@ pub fn run(arguments: &ExportArguments, output: &mut Output) -> Result<u8, Failu
             )));
         }
         entries += 1;
-        Ok(ControlFlow::Continue(()))
+        Ok(next)
     });
     stream.end(output)?;
     output.flush()?;
     read?;
-    note(&stream, entries, expired, (from, to));
+    note(&stream, entries, expired, (from, to.min(source.outline.last_index)));
     Ok(CLEAN)
 }
 
@@ -65,10 +67,11 @@ fn range(arguments: &ExportArguments, source: &Source) -> Result<(u64, u64), Fai
              the rest alone"
         )));
     }
-    let to = arguments.to.unwrap_or(last);
-    if to > last {
-        if let Some(damage) = &outline.damage {
-            return Err(damage.clone().into());
+    // Damage that ends the log is an error of an export of all.
+    let to = arguments.to.unwrap_or(u64::MAX);
+    if arguments.to.is_some() && to > last {
+        if let Some(failure) = outline.failure() {
+            return Err(failure);
         }
         return Err(Failure::Usage(format!(
             "{directory} ends at entry {last}, before --to {to}; take the log of a node that holds it"

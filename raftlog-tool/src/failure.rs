@@ -45,6 +45,11 @@ impl Failure {
         }
     }
 
+    /// Whether the log is to blame, so that what could be read of it counts.
+    pub fn is_of_the_log(&self) -> bool {
+        matches!(self.exit_code(), DAMAGE | NEWER)
+    }
+
     /// Whether there is nothing to say about it.
     pub fn is_silent(&self) -> bool {
         self.exit_code() == CLEAN
@@ -55,6 +60,7 @@ pub fn exit_code_of(error: &LogError) -> u8 {
     match error {
         LogError::Corrupt { .. }
         | LogError::Damaged(_)
+        | LogError::AnotherEntry { .. }
         | LogError::Foreign { .. }
         | LogError::MetaMissing { .. } => DAMAGE,
         LogError::NotALog { .. } | LogError::InvalidSegmentSize { .. } | LogError::OutOfRange { .. } => USAGE,
@@ -63,6 +69,14 @@ pub fn exit_code_of(error: &LogError) -> u8 {
         }
         LogError::InUse { .. } => IN_USE,
         LogError::NewerFormat { .. } => NEWER,
+    }
+}
+
+/// Leaves damage aside: it is told later, behind what can be read.
+pub fn despite_damage(result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(failure) if failure.is_of_the_log() => Ok(()),
+        other => other,
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::{FindArguments, ListFormat};
 use crate::effects::{Effect, Walk};
-use crate::failure::{Failure, CLEAN};
+use crate::failure::{despite_damage, Failure, CLEAN};
 use crate::object::{CommandObject, SCHEMA};
 use crate::progress::Progress;
 use crate::select::Filter;
@@ -41,9 +41,7 @@ pub fn run(arguments: &FindArguments, output: &mut Output) -> Result<u8, Failure
                 Ok(())
             })
         });
-        if !matches!(counting, Ok(()) | Err(Failure::Log(_))) {
-            counting?;
-        }
+        despite_damage(counting)?;
         skip = count.saturating_sub(last);
     }
     let mut found = 0u64;

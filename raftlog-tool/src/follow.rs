@@ -2,13 +2,14 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use redisraft::log::disk::{Disk, Map, Mode, SystemDisk};
+use redisraft::log::disk::{Disk, Mode, SystemDisk};
 use redisraft::log::record::RecordType;
 use redisraft::log::scan::{Scanner, Step};
 use redisraft::log::segment::{segment_path, HeaderState, SegmentHeader, SEGMENT_HEADER_BYTES};
+use redisraft::log::window::Window;
 use redisraft::log::{LogError, ReadRecord, ScanEnd};
 
 use crate::dump::Printer;
@@ -22,7 +23,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Prints what comes behind the records that `source` has read; ends only by an error.
 pub fn run(source: Source, printer: &mut Printer, output: &mut Output) -> Result<(), Failure> {
     let end = catch_up(&source, printer, output)?;
-    let mut tail = Tail::behind(&source, &end);
+    let mut tail = Tail::behind(&source, &end)?;
     loop {
         if !tail.advance(printer, output)? {
             output.flush()?;
@@ -34,7 +35,7 @@ pub fn run(source: Source, printer: &mut Printer, output: &mut Output) -> Result
 /// Prints what was written since the last pass of `source`, and says where the log ends now.
 fn catch_up(source: &Source, printer: &mut Printer, output: &mut Output) -> Result<ScanEnd, Failure> {
     let mut failure = None;
-    let end = source.reader.scan(&mut |read| {
+    let end = source.reader.scan_past_damage(&mut |read| {
         if source.has_read((read.segment_sequence, read.record.offset)) {
             return ControlFlow::Continue(());
         }
@@ -67,28 +68,28 @@ struct Tail {
 
 struct Segment {
     path: PathBuf,
-    map: Map,
+    window: Window,
     salt: u32,
     scanner: Scanner,
 }
 
 impl Tail {
-    fn behind(source: &Source, end: &ScanEnd) -> Tail {
+    fn behind(source: &Source, end: &ScanEnd) -> Result<Tail, Failure> {
         let last = end.segments.iter().rev().find_map(|segment| Some((segment, segment.header.as_ref()?)));
         let directory = source.directory.clone();
         let Some((last, header)) = last else {
             let sequence = source.reader.meta().first_sequence;
-            return Tail { directory, segment: None, sequence, prev_crc: 0 };
+            return Ok(Tail { directory, segment: None, sequence, prev_crc: 0 });
         };
         let segment = Segment {
             path: last.path.clone(),
-            map: last.map.clone(),
+            window: open(&last.path)?,
             salt: header.salt,
             scanner: Scanner::new(header.salt, last.offset, last.prev_crc),
         };
         let (segment, sequence) =
             if last.sealed { (None, last.sequence + 1) } else { (Some(segment), last.sequence) };
-        Tail { directory, segment, sequence, prev_crc: last.prev_crc }
+        Ok(Tail { directory, segment, sequence, prev_crc: last.prev_crc })
     }
 
     /// Prints the next record; `false`: there is none yet.
@@ -98,10 +99,11 @@ impl Tail {
             return Ok(self.segment.is_some());
         };
         let offset = segment.scanner.offset();
-        match segment.scanner.next((*segment.map).as_ref()) {
+        match segment.scanner.next(&mut segment.window)? {
             Step::Record(record) => {
                 let sealed = record.record_type == RecordType::Seal;
-                let read = ReadRecord { file: &segment.path, segment_sequence: self.sequence, record };
+                let file = &segment.path;
+                let read = ReadRecord { file, segment_sequence: self.sequence, record, hole: None };
                 printer.print_live(&just_written(read), output)?;
                 if sealed {
                     self.prev_crc = segment.scanner.prev_crc();
@@ -122,18 +124,14 @@ impl Tail {
     /// The segment behind a seal, as soon as it has a header.
     fn begin_segment(&self) -> Result<Option<Segment>, Failure> {
         let path = segment_path(&self.directory, self.sequence);
-        let Ok(file) = SystemDisk.open(&path, Mode::Read) else {
-            return Ok(None);
-        };
-        let io = |source| Failure::File { verb: "map", path: path.clone(), source };
-        if file.length().map_err(io)? < SEGMENT_HEADER_BYTES as u64 {
+        if !path.exists() {
             return Ok(None);
         }
-        let map = file.map().map_err(io)?;
-        Ok(match header(&map) {
+        let mut window = open(&path)?;
+        Ok(match header(&mut window)? {
             Some(header) if header.sequence == self.sequence && header.prev_crc == self.prev_crc => {
                 let scanner = Scanner::new(header.salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc);
-                Some(Segment { path, map, salt: header.salt, scanner })
+                Some(Segment { path, window, salt: header.salt, scanner })
             }
             _ => None,
         })
@@ -142,8 +140,11 @@ impl Tail {
 
 impl Segment {
     /// A file that was purged, or cut by a repair, will never go on.
-    fn check_life(&self) -> Result<(), Failure> {
-        if self.path.exists() && header(&self.map).is_some_and(|header| header.salt == self.salt) {
+    fn check_life(&mut self) -> Result<(), Failure> {
+        // What was read before is old.
+        self.window.forget();
+        if self.path.exists() && header(&mut self.window)?.is_some_and(|header| header.salt == self.salt) {
+            self.window.forget();
             return Ok(());
         }
         Err(Failure::Usage(format!(
@@ -153,10 +154,16 @@ impl Segment {
     }
 }
 
-fn header(map: &Map) -> Option<SegmentHeader> {
-    let block = (**map).as_ref().get(..SEGMENT_HEADER_BYTES)?.try_into().ok()?;
+fn open(path: &Path) -> Result<Window, Failure> {
+    let file = SystemDisk.open(path, Mode::Read);
+    let file = file.map_err(|source| Failure::File { verb: "open", path: path.to_path_buf(), source })?;
+    Ok(Window::of(file, path)?)
+}
+
+fn header(window: &mut Window) -> Result<Option<SegmentHeader>, Failure> {
+    let Some(block) = window.get_array::<SEGMENT_HEADER_BYTES>(0)? else { return Ok(None) };
     match SegmentHeader::decode(block) {
-        HeaderState::Valid(header) => Some(header),
-        _ => None,
+        HeaderState::Valid(header) => Ok(Some(header)),
+        _ => Ok(None),
     }
 }

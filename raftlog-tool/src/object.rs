@@ -2,6 +2,7 @@
 
 use redisraft::log::record::{Mark, RecordType, BATCH_START};
 use redisraft::log::scan::Record;
+use redisraft::log::Hole;
 use serde::Serialize;
 
 use crate::effects::{Effect, Walk};
@@ -33,11 +34,21 @@ pub struct RecordObject<'r> {
     payload_crc: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<EntryState>,
+    /// Why the payload cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<DamageObject<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     commands: Option<Vec<CommandObject<'r>>>,
     /// What stands behind the last command and is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     no_command: Option<JsonBytes<'r>>,
+}
+
+/// What stood where a record should be.
+#[derive(Serialize)]
+pub struct DamageObject<'r> {
+    expected: &'r str,
+    found: &'r str,
 }
 
 /// A command of an entry.
@@ -71,6 +82,7 @@ impl<'r> RecordObject<'r> {
             payload_bytes: None,
             payload_crc: None,
             state: item.state,
+            damage: None,
             commands: None,
             no_command: None,
         };
@@ -78,6 +90,10 @@ impl<'r> RecordObject<'r> {
             return object;
         }
         object.payload_bytes = Some(header.length);
+        if let Some(Hole { expected, found, .. }) = item.read.hole {
+            object.damage = Some(DamageObject { expected, found });
+            return object;
+        }
         object.payload_crc = Some(format!("{payload_crc:08x}"));
         if with_payload && record_type != RecordType::NoOp {
             let mut walk = Walk::new(payload);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use redisraft::log::record::RecordType;
 use redisraft::log::scan::Record;
-use redisraft::log::{LogError, ReadRecord, Reader, ScanEnd, Torn, Visitor};
+use redisraft::log::{Hole, LogError, ReadRecord, Reader, ScanEnd, Torn, Visitor};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -38,6 +38,8 @@ pub struct Outline {
     /// Of the last record.
     end: Place,
     pub torn: Option<Torn>,
+    /// Entries that were acknowledged and cannot be read.
+    pub holes: Vec<Hole>,
     /// What ended the reading.
     pub damage: Option<LogError>,
 }
@@ -67,6 +69,10 @@ impl Item<'_> {
     }
 }
 
+/// What to do about an entry that is known but for its payload.
+pub const HOLE_ADVICE: &str =
+    "other nodes of the cluster have it, and this one fetches it when it is started";
+
 /// How often reading begins anew behind what it has read because a running node purged it meanwhile.
 const PURGE_RETRIES: usize = 16;
 
@@ -81,7 +87,8 @@ impl Source {
         Ok(Source { directory: directory.to_path_buf(), reader, writer, outline, progress })
     }
 
-    /// Hands out all records in order, up to the end that the first pass saw; then the damage that ended it, if any.
+    /// Hands out all records in order, up to the end that the first pass saw, and says then what damage was met, if any -
+    /// unless the visitor had enough before.
     pub fn read(
         &mut self,
         what: &'static str,
@@ -91,6 +98,7 @@ impl Source {
         progress.pass(what);
         let mut failure = None;
         let mut handed_out = None;
+        let mut enough = false;
         let scan = scan_on(reader, directory, &mut |read| {
             let place = (read.segment_sequence, read.record.offset);
             if handed_out.is_some_and(|last| place <= last) {
@@ -104,7 +112,10 @@ impl Source {
             let state = outline.state(place, &read.record);
             match visit(Item { read, state }) {
                 Ok(ControlFlow::Continue(())) if place < outline.end => ControlFlow::Continue(()),
-                Ok(_) => ControlFlow::Break(()),
+                Ok(flow) => {
+                    enough = flow.is_break();
+                    ControlFlow::Break(())
+                }
                 Err(error) => {
                     failure = Some(error);
                     ControlFlow::Break(())
@@ -116,7 +127,7 @@ impl Source {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        outline.damage.clone().map_or(Ok(()), |damage| Err(damage.into()))
+        outline.failure().filter(|_| !enough).map_or(Ok(()), Err)
     }
 
     /// Whether a record was there in the first pass.
@@ -170,7 +181,7 @@ impl Source {
 pub fn scan_on(reader: &mut Reader, directory: &Path, visit: &mut Visitor) -> Result<ScanEnd, LogError> {
     let mut retries = 0;
     loop {
-        let error = match reader.scan(visit) {
+        let error = match reader.scan_past_damage(visit) {
             Ok(end) => return Ok(end),
             Err(error) => error,
         };
@@ -207,6 +218,7 @@ impl Outline {
         match scan {
             Ok(end) => {
                 outline.last_term = end.sequence.last_term();
+                outline.holes = end.holes().cloned().collect();
                 outline.torn = end.torn;
             }
             Err(
@@ -220,6 +232,19 @@ impl Outline {
             truncation.1 = smallest;
         }
         Ok(outline)
+    }
+
+    /// The damage, if there is any.
+    pub fn failure(&self) -> Option<Failure> {
+        if let Some(damage) = &self.damage {
+            return Some(damage.clone().into());
+        }
+        let first = self.holes.first()?;
+        let more = match self.holes.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        Some(Failure::Damage(format!("{first}{more}; {HOLE_ADVICE}")))
     }
 
     fn take(&mut self, place: Place, record: &Record) {

@@ -149,6 +149,7 @@ struct Count {
     prefixes: Table,
     segments: Vec<SegmentRow>,
     truncated: u64,
+    damaged: u64,
 }
 
 impl Count {
@@ -164,6 +165,7 @@ impl Count {
             prefixes: Table::new(false),
             segments: Vec::new(),
             truncated: 0,
+            damaged: 0,
         }
     }
 
@@ -172,6 +174,7 @@ impl Count {
         let header = &record.header;
         self.segment(item);
         self.truncated += u64::from(item.state == Some(EntryState::Truncated));
+        self.damaged += u64::from(item.is_live() && item.read.hole.is_some());
         if !self.filter.takes(item) {
             return;
         }
@@ -249,9 +252,8 @@ pub fn run(arguments: &StatArguments, output: &mut Output) -> Result<u8, Failure
         Ok(ControlFlow::Continue(()))
     });
     // What was read is summed up; the damage is told behind it.
-    if !matches!(read, Ok(()) | Err(Failure::Log(_))) {
-        read?;
-        return Ok(CLEAN);
+    if read.as_ref().is_err_and(|failure| !failure.is_of_the_log()) {
+        return read.map(|()| CLEAN);
     }
     match arguments.format {
         ReportFormat::Json => print_json(arguments, &source, &count, output)?,
@@ -302,6 +304,7 @@ fn print_json(
         "last_index": source.outline.last_index,
         "entries": count.total(),
         "truncated_entries": count.truncated,
+        "damaged_entries": count.damaged,
         "complete": source.outline.damage.is_none(),
     });
     for wanted in &arguments.by {
@@ -338,6 +341,9 @@ fn print_text(
     )?;
     if count.truncated > 0 {
         writeln!(output, "truncated {} entries, not counted", grouped(count.truncated))?;
+    }
+    if count.damaged > 0 {
+        writeln!(output, "damaged   {} entries, their commands not counted", grouped(count.damaged))?;
     }
     for wanted in &arguments.by {
         writeln!(output)?;

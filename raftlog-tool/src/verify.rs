@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-use redisraft::log::{LogError, Reader, ScanEnd, Torn};
+use redisraft::log::segment::index_path;
+use redisraft::log::{Hole, LogError, Lost, Reader, ScanEnd, Torn};
 use serde_json::{json, Value};
 
 use crate::cli::{ReportFormat, VerifyArguments};
@@ -12,7 +14,7 @@ use crate::failure::{exit_code_of, Failure, CLEAN, DAMAGE};
 use crate::holder;
 use crate::object::SCHEMA;
 use crate::progress::Progress;
-use crate::source::scan_on;
+use crate::source::{scan_on, HOLE_ADVICE};
 use crate::text::{self, grouped, Output};
 
 pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failure> {
@@ -26,7 +28,7 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
         let end = scan_on(&mut reader, &arguments.directory, &mut |read| {
             let place = (read.segment_sequence, read.record.offset);
             progress.record(place.0, place.1);
-            if arguments.deep && seen.is_none_or(|last| last < place) {
+            if arguments.deep && read.hole.is_none() && seen.is_none_or(|last| last < place) {
                 findings.record(&read);
             }
             seen = seen.max(Some(place));
@@ -38,7 +40,7 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
     match read {
         Ok((reader, end)) => {
             if arguments.deep {
-                end.segments.iter().for_each(|segment| findings.segment(segment));
+                findings.segments(&wrong_indexes(&arguments.directory, &end, writer.is_some())?);
             }
             let report = Report { reader: &reader, end: &end, writer, findings: &findings };
             report.print(arguments.format, output)?;
@@ -59,6 +61,22 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
     }
 }
 
+/// Index files that do not agree with their segments, of complete segments: that of the last may be behind. `live`: a
+/// segment may have been completed after its index was read, so it is looked at again.
+fn wrong_indexes(directory: &Path, end: &ScanEnd, live: bool) -> Result<Vec<PathBuf>, Failure> {
+    let wrong = |end: &ScanEnd| -> Vec<PathBuf> {
+        let segments = end.segments.iter().filter(|segment| segment.sealed && !segment.index_intact);
+        segments.map(|segment| index_path(directory, segment.sequence)).collect()
+    };
+    let mut found = wrong(end);
+    if live && !found.is_empty() {
+        let mut reader = Reader::open(directory)?;
+        let again = wrong(&scan_on(&mut reader, directory, &mut |_| ControlFlow::Continue(()))?);
+        found.retain(|path| again.contains(path));
+    }
+    Ok(found)
+}
+
 struct Report<'r> {
     reader: &'r Reader,
     end: &'r ScanEnd,
@@ -69,7 +87,11 @@ struct Report<'r> {
 
 impl Report<'_> {
     fn is_damaged(&self) -> bool {
-        self.reader.damaged_meta_copies() > 0 || self.findings.count > 0
+        let ScanEnd { lost, rewrites, .. } = self.end;
+        self.reader.damaged_meta_copies() > 0
+            || self.findings.count > 0
+            || !lost.is_empty()
+            || !rewrites.is_empty()
     }
 
     fn print(&self, format: ReportFormat, output: &mut Output) -> std::io::Result<()> {
@@ -97,6 +119,7 @@ impl Report<'_> {
             hard_state.term,
         )?;
         self.print_notes(output)?;
+        self.print_damage(output)?;
         print_findings(self.findings, output)
     }
 
@@ -137,6 +160,21 @@ impl Report<'_> {
         Ok(())
     }
 
+    /// Entries that are known but for their payload, and bytes that are known in spite of their damage.
+    fn print_damage(&self, output: &mut Output) -> std::io::Result<()> {
+        for lost in &self.end.lost {
+            output.styled(text::BAD, "damage")?;
+            let then =
+                if lost.superseded { "a later record drops it, so nothing is missing" } else { HOLE_ADVICE };
+            writeln!(output, ": {}; {then}", lost.hole)?;
+        }
+        for rewrite in &self.end.rewrites {
+            output.styled(text::BAD, "damage")?;
+            writeln!(output, ": {rewrite}; known all the same: the next start writes it anew")?;
+        }
+        Ok(())
+    }
+
     fn incomplete_indexes(&self) -> usize {
         self.used().filter(|segment| !segment.index_intact).count()
     }
@@ -172,11 +210,28 @@ impl Report<'_> {
             "incomplete_indexes": self.incomplete_indexes(),
             "leftovers": self.end.leftovers,
             "torn": torn,
+            "holes": self.end.lost.iter().map(hole_json).collect::<Vec<_>>(),
+            "rewrites": self.end.rewrites.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "in_use_by": self.writer,
             "findings": self.findings.kept,
             "findings_count": self.findings.count,
         })
     }
+}
+
+fn hole_json(lost: &Lost) -> Value {
+    let Hole { index, term, kind, payload_bytes, file, offset, expected, found } = &lost.hole;
+    json!({
+        "index": index,
+        "term": term,
+        "entry_type": kind.to_string(),
+        "payload_bytes": payload_bytes,
+        "file": file,
+        "offset": offset,
+        "expected": expected,
+        "found": found,
+        "superseded": lost.superseded,
+    })
 }
 
 fn print_findings(findings: &Findings, output: &mut Output) -> std::io::Result<()> {

@@ -72,6 +72,11 @@ pub enum Input {
     Transfer {
         target: Option<NodeId>,
     },
+    /// Whether this node must not become the leader: its disk or what it drives stands still. It goes on voting and
+    /// taking entries; as a leader it goes on leading.
+    Abstain {
+        abstain: bool,
+    },
     /// The entries whose payload cannot be read, all of them, rising; none: the log is whole again.
     Impaired {
         holes: Vec<Index>,
@@ -159,6 +164,6 @@ pub enum Output {
     LearnerReady { id: NodeId },
     /// The last `Propose`, `ProposeMembership` or `Transfer` was not taken.
     ProposalRefused { reason: Refusal },
-    /// A transfer asked for did not happen in time; this node leads on.
+    /// A transfer asked for did not happen in time, or its target is gone or declined; this node leads on.
     TransferFailed,
 }

@@ -78,6 +78,7 @@ impl Leader {
                 inflight_messages: peer.inflight_messages(),
                 heard_us: peer.heard_us,
                 learner: !core.membership().is_voter(*id),
+                reachable: !peer.paused,
             };
             (*id, progress)
         })
@@ -205,6 +206,14 @@ impl Raft {
             core.send(successor, Body::TimeoutNow, outputs);
         }
         self.become_follower(self.core.term, None, outputs);
+    }
+
+    /// The transfer's target is gone, or declines: nobody need wait for it.
+    pub(super) fn abandon_transfer(&mut self, peer: NodeId, outputs: &mut Vec<Output>) {
+        let State::Leader(leader) = &mut self.state else { return };
+        if leader.transfer.take_if(|transfer| transfer.target == peer).is_some() {
+            outputs.push(Output::TransferFailed);
+        }
     }
 
     pub(super) fn propose(&mut self, bytes: Vec<u32>, outputs: &mut Vec<Output>) {

@@ -40,7 +40,9 @@
 //!     the log. `Send` of an `Append` that needs such a payload is cut before it, or dropped when nothing is left.
 //! 12. **Distrust.** A log from which acknowledged entries may have been cut is restored with `distrusted` until a
 //!     write with `regain_trust` is durable. See `trust.rs`.
-//! 13. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
+//! 13. **`Abstain` keeps this node from standing**, whatever asks it to. While all voters abstain nobody is elected: take
+//!     it back as soon as its reason is gone.
+//! 14. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
 //!     of this node, or of the cluster, can no longer be trusted. Let it stop the process.
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (paper), and Ongaro's

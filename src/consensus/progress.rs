@@ -14,6 +14,8 @@ pub struct PeerProgress {
     /// When the peer was last heard from, on the driver's clock.
     pub heard_us: u64,
     pub learner: bool,
+    /// The link to the peer is not known to be down.
+    pub reachable: bool,
 }
 
 /// How entries are sent.

@@ -45,6 +45,8 @@ pub(super) struct Core {
     random: Random,
     /// Peers whose process is said to be gone, and that were not heard since.
     pub unreachable: BTreeSet<NodeId>,
+    /// Must not stand for election: see [`Input::Abstain`].
+    abstains: bool,
     /// The leader's process is gone: attempts to succeed it so far, each more patient than the one before.
     pub hurry: Option<u32>,
 }
@@ -74,12 +76,12 @@ impl Core {
         self.membership().is_voter(self.id())
     }
 
-    /// Whether this node may stand for election: as a voter, or as one whose removal is not known to be committed.
+    /// Whether this node may stand for election: unless it abstains, as a voter, or as one whose removal is not known to be committed.
     /// The latter may hold the longest log, and then nobody else can be elected (dissertation 4.2.2).
     pub fn may_stand(&self) -> bool {
         let undecided = self.log.membership_index() > self.commit;
         let voted_before = || self.log.previous_membership().is_some_and(|former| former.is_voter(self.id()));
-        self.may_vote() && (self.is_voter() || (undecided && voted_before()))
+        !self.abstains && self.may_vote() && (self.is_voter() || (undecided && voted_before()))
     }
 
     /// Whether the log is what this node has acknowledged, as far as it knows.
@@ -232,6 +234,7 @@ impl Raft {
             commit: base.index,
             random,
             unreachable: BTreeSet::new(),
+            abstains: false,
             hurry: None,
         };
         let alone = core.is_voter() && core.membership().voters.len() == 1;
@@ -254,9 +257,10 @@ impl Raft {
             }
             Input::Persisted { write } => self.persisted(write, outputs),
             Input::Read { id } => self.read(id, outputs),
-            Input::PeerUnreachable { peer } => self.peer_unreachable(peer),
+            Input::PeerUnreachable { peer } => self.peer_unreachable(peer, outputs),
             Input::PeerReachable { peer } => self.peer_reachable(peer, outputs),
             Input::Transfer { target } => self.transfer(target, outputs),
+            Input::Abstain { abstain } => self.abstain(abstain, outputs),
             Input::Impaired { holes } => self.impaired(holes, outputs),
             Input::Reconfigure { settings } => self.reconfigure(settings),
         }
@@ -289,6 +293,7 @@ impl Raft {
         }
         match self.state {
             State::Leader(_) => self.leader_tick(outputs),
+            State::Follower(Follower { told_to_stand: true, .. }) => self.campaign(true, outputs),
             State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => self.stand(outputs),
         }
     }
@@ -324,10 +329,9 @@ impl Raft {
             Body::TimeoutNow => self.on_timeout_now(from, outputs),
             Body::Forgot { nonce } => self.on_forgot(from, nonce, outputs),
             Body::Remember { nonce, through } => self.on_remember(from, nonce, through),
-            Body::VoteReply { granted: false }
-            | Body::PreVote { .. }
-            | Body::PreVoteReply { .. }
-            | Body::Vote { .. } => {}
+            // From the target of a transfer: it declines. (A late refusal of our own election only costs another try.)
+            Body::VoteReply { granted: false } => self.abandon_transfer(from, outputs),
+            Body::PreVote { .. } | Body::PreVoteReply { .. } | Body::Vote { .. } => {}
         }
     }
 
@@ -363,7 +367,23 @@ impl Raft {
         self.state = State::Follower(Follower::new(leader, self.core.now_us, deadline_us));
     }
 
-    fn peer_unreachable(&mut self, peer: NodeId) {
+    /// A node that stands already gives it up; one that may stand again waits as after its start.
+    fn abstain(&mut self, abstain: bool, outputs: &mut Vec<Output>) {
+        if abstain == self.core.abstains {
+            return;
+        }
+        self.core.abstains = abstain;
+        let deadline_us = self.core.draw_election_deadline_us();
+        match &mut self.state {
+            State::Follower(follower) => follower.wait_until(deadline_us),
+            State::PreCandidate(_) | State::Candidate(_) => {
+                self.become_follower(self.core.term, None, outputs)
+            }
+            State::Leader(_) => {}
+        }
+    }
+
+    fn peer_unreachable(&mut self, peer: NodeId, outputs: &mut Vec<Output>) {
         if peer == self.core.id() {
             return;
         }
@@ -373,7 +393,10 @@ impl Raft {
                 self.core.hurry = Some(0);
                 follower.election_deadline_us = self.core.draw_election_deadline_us();
             }
-            State::Leader(_) => self.pause_peer(peer),
+            State::Leader(_) => {
+                self.pause_peer(peer);
+                self.abandon_transfer(peer, outputs);
+            }
             State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => {}
         }
     }
@@ -395,7 +418,7 @@ impl Raft {
         self.core.settings = Settings { id, seed, ..settings };
         let deadline_us = self.core.draw_election_deadline_us();
         match &mut self.state {
-            State::Follower(follower) => follower.election_deadline_us = deadline_us,
+            State::Follower(follower) => follower.wait_until(deadline_us),
             State::PreCandidate(candidate) => candidate.deadline_us = deadline_us,
             State::Candidate(candidate) => candidate.deadline_us = deadline_us,
             State::Leader(leader) => leader.reset_timers(&self.core),

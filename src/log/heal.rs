@@ -54,8 +54,6 @@ pub struct Evidence<'e> {
     pub sequence: u32,
     /// The segment's index file.
     pub index: &'e [u8],
-    /// Everything before this offset was durable once.
-    pub covered_end: u64,
     /// Generation of the newest META.
     pub meta_generation: u64,
     /// What the next segment's header says about the seal of this one.
@@ -164,7 +162,7 @@ impl Chain {
         if let Some(named) = named.filter(|named| u64::from(named.offset) == offset) {
             return Ok(self.resolve_named(window, &named, evidence)?.map(|piece| vec![piece]));
         }
-        let end = named.map_or(evidence.covered_end, |named| u64::from(named.offset) + 1);
+        let end = named.map_or(window.file_bytes(), |named| u64::from(named.offset) + 1);
         let next = find_own_record(window, self.salt, offset + 8, end)?;
         let gap = match (next, named, evidence.seal_crc) {
             (Some(next), ..) => {
@@ -480,7 +478,6 @@ pub fn examine(
     let evidence = Evidence {
         sequence,
         index,
-        covered_end: window.file_bytes(),
         meta_generation,
         seal_crc: None,
         expected: expected.to_string(),

@@ -105,15 +105,19 @@ impl Log {
     /// The entries that were acknowledged and cannot be read, in order: those that the start found, and those met
     /// since. The notice is given when the scrubber adds one, and when a filled one leaves.
     pub fn holes(&self) -> Vec<Hole> {
+        self.take_found();
+        lock(&self.holes.open).values().map(|open| open.lost.hole.clone()).collect()
+    }
+
+    /// What the scrubber met is a hole unless the entry was truncated or purged meanwhile.
+    fn take_found(&self) {
         for lost in lock(&self.holes.found).drain(..) {
             let Hole { index, offset, .. } = lost.hole;
-            // Not one that was truncated or purged meanwhile.
             let here = self.table.line(index).map(|line| (line.segment, u64::from(line.offset)));
             if here == Some((lost.sequence, offset)) {
                 self.holes.register(lost);
             }
         }
-        lock(&self.holes.open).values().map(|open| open.lost.hole.clone()).collect()
     }
 
     /// Entries that were damaged and are whole again, since start.
@@ -123,6 +127,7 @@ impl Log {
 
     /// Entries that were found damaged and not known without a peer, since start.
     pub fn damaged(&self) -> u64 {
+        self.take_found();
         self.holes.damaged.load(Ordering::Relaxed)
     }
 

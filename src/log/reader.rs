@@ -63,6 +63,8 @@ pub struct ScanEnd {
     pub leftovers: Vec<PathBuf>,
     /// Whether the visitor ended the scan early.
     pub stopped: bool,
+    /// Whether damage that is known does not end the scan.
+    pub(super) past_damage: bool,
 }
 
 impl ScanEnd {
@@ -77,7 +79,7 @@ pub struct ReadRecord<'a> {
     pub file: &'a Path,
     pub segment_sequence: u32,
     pub record: Record<'a>,
-    /// The payload is damaged: `record` says what it was, without payload and its crc, and without flags.
+    /// The payload is damaged, see `scan_past_damage`: `record` says what it was, without payload and its crc, and without flags.
     pub hole: Option<&'a Hole>,
 }
 
@@ -113,9 +115,18 @@ impl Reader {
         self.damaged_meta_copies
     }
 
-    /// Goes through all records in order, also behind damage whose identity is certain. `Err`: the first that is not,
-    /// or what could not be read.
+    /// Goes through all records in order. `Err`: the first damage, or what could not be read.
     pub fn scan(&self, visit: &mut Visitor) -> Result<ScanEnd, LogError> {
+        self.read_all(visit, false)
+    }
+
+    /// Goes on behind damage, as long as it is certain what stood there: what is known but for its payload is shown
+    /// to the visitor as a hole. `Err`: damage of which that is not certain, or what could not be read.
+    pub fn scan_past_damage(&self, visit: &mut Visitor) -> Result<ScanEnd, LogError> {
+        self.read_all(visit, true)
+    }
+
+    fn read_all(&self, visit: &mut Visitor, past_damage: bool) -> Result<ScanEnd, LogError> {
         let Files { segments: files, leftovers } = self.list()?;
         let sequence = Sequence::new(self.meta.base_index, self.meta.base_term);
         let mut end = ScanEnd {
@@ -126,6 +137,7 @@ impl Reader {
             rewrites: Vec::new(),
             leftovers,
             stopped: false,
+            past_damage,
         };
         let opened =
             files.iter().map(|sequence| self.open_segment(*sequence)).collect::<Result<Vec<_>, _>>()?;
@@ -258,11 +270,11 @@ impl Reader {
         let floor = self.meta.floor_sequence > *sequence
             || (self.meta.floor_sequence == *sequence && self.meta.floor_offset > 0);
         let indexed = index_file::entries(index, salt).next().map(|entry| entry.index);
-        let header_bytes = block.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+        let is_blank = *header == HeaderState::Blank;
         // Only behind a segment that was sealed can one be in use.
         let possible = end.torn.is_none() && end.segments.last().is_none_or(|before| before.sealed);
         let from = SEGMENT_HEADER_BYTES as u64;
-        let begun = possible && (header_bytes > 0 || own_record_at(&mut window, salt, from)?.is_some());
+        let begun = possible && (!is_blank || own_record_at(&mut window, salt, from)?.is_some());
         let behind = if begun { Behind::look(&mut window, salt, from)? } else { Behind::default() };
         window.forget();
         if matches!(SegmentHeader::decode(&first_block(&mut window)?), HeaderState::Valid(_)) {
@@ -275,6 +287,7 @@ impl Reader {
         };
         if later_active || floor || indexed.is_some() || behind.durable_offset > 0 {
             let header = self.rebuild_header(&mut window, (*sequence, salt), &block, end)?;
+            let header = header.filter(|_| end.past_damage);
             let index = indexed.or(Some(end.sequence.last_index() + 1));
             let header = header.ok_or_else(|| LogError::corrupt(path, 0, index, expected, found))?;
             let (file, bytes) = (path.clone(), header.encode().to_vec());
@@ -284,7 +297,7 @@ impl Reader {
         }
         if begun {
             let reason = format!("its first batch was not complete: expected {expected}, found {found}");
-            let bytes = behind.own_end.max(header_bytes);
+            let bytes = behind.own_end.max(if is_blank { 0 } else { from });
             end.torn = Some(Torn { file: path.clone(), offset: 0, bytes, reason });
         }
         Ok(None)

@@ -255,7 +255,6 @@ impl Scrub {
         let evidence = Evidence {
             sequence: *sequence,
             index: &index,
-            covered_end: window.file_bytes(),
             meta_generation: *meta_generation,
             seal_crc: None,
             expected,

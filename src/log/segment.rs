@@ -136,7 +136,7 @@ impl SegmentHeader {
     }
 
     pub fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> HeaderState {
-        if bytes.iter().all(|byte| *byte == 0) {
+        if *bytes == [0; SEGMENT_HEADER_BYTES] {
             return HeaderState::Blank;
         }
         let (expected, found) = (crc_around(bytes, 12), get_u32(bytes, 12));

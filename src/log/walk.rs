@@ -145,13 +145,13 @@ impl Walk<'_> {
         let evidence = Evidence {
             sequence: self.segment.sequence,
             index: self.index,
-            covered_end,
             meta_generation: self.reader.meta.generation,
             seal_crc: self.seal_crc,
             expected,
             found,
         };
-        let Some(pieces) = chain.resolve(window, &evidence)? else {
+        let pieces = if end.past_damage { chain.resolve(window, &evidence)? } else { None };
+        let Some(pieces) = pieces else {
             let named = progress.comparison.named_at(offset);
             let index = named.map_or(end.sequence.last_index() + 1, |named| named.index);
             let Evidence { expected, found, .. } = evidence;

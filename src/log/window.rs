@@ -4,6 +4,7 @@
 //! the process with a signal. A `pread` returns an error. From the page cache it costs half a microsecond more.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::disk::FileHandle;
@@ -124,13 +125,32 @@ impl Window {
         Ok(())
     }
 
+    /// Whether some block that begins in `range`, or is cut by its start, has a byte that is not zero.
+    pub fn has_data(&mut self, range: Range<u64>) -> Result<bool, LogError> {
+        let mut offset = range.start;
+        while offset < self.file_bytes.min(range.end) {
+            let bytes = self.block_at(offset)?;
+            if bytes != &[0; BLOCK_BYTES][..bytes.len()] {
+                return Ok(true);
+            }
+            offset += bytes.len() as u64;
+        }
+        Ok(false)
+    }
+
+    /// What is left of the block in which `offset` is.
+    fn block_at(&mut self, offset: u64) -> Result<&[u8], LogError> {
+        let length = (BLOCK - offset % BLOCK).min(self.file_bytes - offset);
+        Ok(self.get(offset, length)?.expect("inside the file"))
+    }
+
     /// Offset behind the last byte at or behind `from` that is not zero; `from` if there is none.
     pub fn end_of_data(&mut self, from: u64) -> Result<u64, LogError> {
         let mut data_end = from;
         let mut offset = from;
         while offset < self.file_bytes {
-            let length = (BLOCK - offset % BLOCK).min(self.file_bytes - offset);
-            let bytes = self.get(offset, length)?.expect("inside the file");
+            let bytes = self.block_at(offset)?;
+            let length = bytes.len() as u64;
             if bytes != &[0; BLOCK_BYTES][..bytes.len()] {
                 let last = bytes.iter().rposition(|byte| *byte != 0).expect("one is not zero");
                 data_end = offset + last as u64 + 1;

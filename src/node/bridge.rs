@@ -48,6 +48,16 @@ pub enum ToRaft {
         address: String,
         peer_address: String,
     },
+    /// Hand leadership over, to node `target` or to whom this node chooses.
+    Transfer {
+        ticket: Ticket,
+        target: Option<NodeId>,
+    },
+    /// Nothing is executed any more until `Unseal` or `Demote`; all that was executed is in the stream up to `offset`.
+    Sealed {
+        attempt: u64,
+        offset: u64,
+    },
     Configure(Arc<Settings>),
     Shutdown,
 }
@@ -63,7 +73,14 @@ pub enum ToMain {
     Promote {
         epoch: Epoch,
     },
-    /// Leadership is lost: close the gate, fail what is held, put `RAFT.MARK <epoch> FINAL_SEQUENCE` into the stream.
+    /// Leadership is being handed over: execute nothing any more, then answer `Sealed`.
+    Seal {
+        attempt: u64,
+    },
+    /// It was not handed over: go on.
+    Unseal,
+    /// Leadership is lost: close the gate, fail what is held, put `RAFT.MARK <epoch> FINAL_SEQUENCE` into the stream
+    /// unless it was sealed before.
     Demote {
         epoch: Epoch,
     },
@@ -96,7 +113,7 @@ pub enum Answer {
         address: String,
     },
     NoLeader,
-    /// Certainly nothing happened.
+    /// What was asked for did not happen, and why.
     Refused(String),
     /// Leadership was lost while node `id` was being added: it may be a member or not.
     Unknown {
@@ -155,6 +172,9 @@ pub struct Bridge {
     round_under_way: AtomicBool,
     /// The raft thread wants to know when `applied` gets here.
     applied_wanted: AtomicU64,
+    /// The raft thread wants to know whether the main thread turns: the last ping, and the last one answered.
+    asked: AtomicU64,
+    answered: AtomicU64,
     status: Mutex<Arc<Status>>,
 }
 
@@ -171,6 +191,8 @@ impl Bridge {
             applied: AtomicU64::new(0),
             round_under_way: AtomicBool::new(false),
             applied_wanted: AtomicU64::new(u64::MAX),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             status: Mutex::new(Arc::new(Status::default())),
         }
     }
@@ -200,6 +222,7 @@ impl Bridge {
     pub fn take_for_main(&self, into: &mut Vec<ToMain>) {
         self.to_main.taking();
         self.to_main.take(into);
+        self.answered.store(self.asked.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// The last sequence of `epoch` that may be answered.
@@ -252,6 +275,17 @@ impl Bridge {
         if self.to_main.must_wake() {
             (self.wake_main)();
         }
+    }
+
+    /// Asks the main thread for a sign of life: it answers when it takes its messages.
+    pub fn ping(&self, number: u64) {
+        self.asked.store(number, Ordering::SeqCst);
+        self.wake_main();
+    }
+
+    /// The last ping that the main thread has answered.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
     }
 
     /// Sequences count anew from 1 in each epoch. To be called before the main thread hears of the epoch.
@@ -331,6 +365,18 @@ mod tests {
         bridge.take_for_raft(&mut got);
         assert!(!bridge.set_round_under_way(false));
         assert_eq!(got.len(), 2);
+    }
+
+    #[test]
+    fn a_ping_is_answered_by_who_takes_the_messages() {
+        let (bridge, _, main) = counted();
+        bridge.tell_main(ToMain::LeaderChanged);
+        bridge.ping(7);
+        assert_eq!((bridge.answered(), main.load(Ordering::SeqCst)), (0, 1));
+        bridge.take_for_main(&mut Vec::new());
+        assert_eq!(bridge.answered(), 7);
+        bridge.ping(8);
+        assert_eq!((bridge.answered(), main.load(Ordering::SeqCst)), (7, 2), "it is woken for a ping alone");
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Node {
         Answer::Added { id, cluster_id, secret, members: self.members().encode() }
     }
 
-    fn not_leader(&self) -> Answer {
+    pub(super) fn not_leader(&self) -> Answer {
         let leader = self.raft.leader().and_then(|id| self.members().0.get(&id));
         leader.map_or(Answer::NoLeader, |leader| Answer::Moved { address: leader.address.clone() })
     }
@@ -122,7 +122,8 @@ impl Node {
 
     /// Proposes the next change once the one before is committed.
     pub(super) fn pump_changes<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
-        if self.changes.in_flight.is_some() || !self.raft.own_term_committed() {
+        let waits = self.changes.in_flight.is_some() || self.handover.holds_clients();
+        if waits || !self.raft.own_term_committed() {
             return Ok(());
         }
         let Some(change) = self.changes.queue.pop_front() else { return Ok(()) };

@@ -26,7 +26,8 @@ const ANSWER_BYTES_PER_US: u64 = 10;
 const ROUND_PAUSE_US: u64 = 1_000_000;
 /// How long writing an entry may take.
 const WRITE_PATIENCE_US: u64 = 10_000_000;
-/// What cannot be healed is said again after this long.
+/// What is not healed after the first is said, and after the second again.
+const PATIENCE_US: u64 = 5_000_000;
 const REMINDER_US: u64 = 60_000_000;
 /// Most new holes that are named in the log one by one.
 const MAX_NAMED: usize = 10;
@@ -75,8 +76,8 @@ pub(super) struct Healing {
     look_again: bool,
     /// When the next answer is late, or the next pause over.
     next_us: u64,
-    /// When it was last said that nobody has an entry.
-    reminded_us: Option<u64>,
+    /// When to say that nobody has an entry.
+    remind_at_us: u64,
     /// Peers to whom entries could not be sent: they are told as soon as an entry is back.
     starved: BTreeSet<NodeId>,
 }
@@ -89,7 +90,7 @@ impl Default for Healing {
             seen: Damage::default(),
             look_again: true,
             next_us: u64::MAX,
-            reminded_us: None,
+            remind_at_us: 0,
             starved: BTreeSet::new(),
         }
     }
@@ -137,7 +138,10 @@ impl Healing {
     }
 
     /// Takes the list over; what is being done about a hole that stays goes on.
-    fn take(&mut self, holes: &[Hole]) {
+    fn take(&mut self, holes: &[Hole], now_us: u64) {
+        if self.missing.is_empty() {
+            self.remind_at_us = now_us + PATIENCE_US;
+        }
         let mut former = std::mem::take(&mut self.missing);
         for hole in holes {
             let known = former.remove(&hole.index).filter(|missing| missing.term == hole.term);
@@ -172,7 +176,10 @@ impl Node {
         if damage == self.healing.seen && !due {
             return Ok(());
         }
-        self.healing.seen = damage;
+        if damage != self.healing.seen {
+            self.healing.seen = damage;
+            self.reports.touch();
+        }
         self.healing.look_again = false;
         self.look_at_holes(world)?;
         self.expire(world.now_us());
@@ -203,7 +210,8 @@ impl Node {
                 self.healing.seen.repaired
             );
         }
-        self.healing.take(&holes);
+        self.healing.take(&holes, world.now_us());
+        self.reports.touch();
         let indexes = holes.iter().map(|hole| hole.index).collect();
         self.step(world, Input::Impaired { holes: indexes }, &[])?;
         for hole in new {
@@ -283,9 +291,8 @@ impl Node {
     }
 
     fn remind(&mut self, now_us: u64) {
-        let due = self.healing.reminded_us.is_none_or(|last| now_us.saturating_sub(last) >= REMINDER_US);
-        if due && self.members().0.len() > 1 {
-            self.healing.reminded_us = Some(now_us);
+        if now_us >= self.healing.remind_at_us && self.members().0.len() > 1 {
+            self.healing.remind_at_us = now_us + REMINDER_US;
             log::warn!(
                 "no node that can be reached has what is damaged here: {} entries, the first is {}; trying on",
                 self.healing.missing.len(),
@@ -323,18 +330,15 @@ impl Node {
     }
 
     /// This node's own copy of exactly that entry, if it can be read.
-    fn own_copy<W: World>(&mut self, world: &W, wanted: Position) -> Result<Option<Entry>, Fatal> {
+    fn own_copy<W: World>(&self, world: &W, wanted: Position) -> Result<Option<Entry>, Fatal> {
         let held = wanted.index >= self.first_index() && self.raft.term_at(wanted.index) == Some(wanted.term);
         if !held {
             return Ok(None);
         }
         match world.read(wanted.index) {
             Ok(entry) => Ok(Some(entry)),
-            Err(LogError::Damaged(hole)) => {
-                self.healing.met(hole.index);
-                Ok(None)
-            }
-            Err(LogError::OutOfRange { .. }) => Ok(None), // purged
+            // Damaged here too, which is looked at in this turn; or purged.
+            Err(LogError::Damaged(_) | LogError::OutOfRange { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

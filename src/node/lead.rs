@@ -54,8 +54,12 @@ impl Node {
             executed: world.bridge().applied(),
             dirty: false,
             reopen_at_us: None,
+            connected: false,
             reopen_pause_us: REOPEN_PAUSE_US,
             acknowledge_at_us: world.now_us() + ACKNOWLEDGE_PERIOD_US,
+            sealing: None,
+            sealed: None,
+            demote_due: false,
         };
         self.local = if lost { Local::Draining(leading) } else { Local::Leading(leading) };
     }
@@ -70,9 +74,19 @@ impl Node {
         }
     }
 
+    /// The capture link is open: the local server sends its stream.
+    pub fn on_capture_up(&mut self) {
+        if let Local::Leading(leading) | Local::Draining(leading) = &mut self.local {
+            leading.connected = true;
+        }
+    }
+
     /// The capture link broke. `resumable`: the bytes that follow can still be had.
     pub fn on_capture_lost<W: World>(&mut self, world: &mut W, reason: &str, resumable: bool) {
         log::warn!("lost the replication stream of the local server: {reason}");
+        if let Local::Leading(leading) | Local::Draining(leading) = &mut self.local {
+            leading.connected = false;
+        }
         match &mut self.local {
             Local::Leading(leading) | Local::Draining(leading) if resumable => {
                 leading.reopen_at_us = Some(world.now_us() + leading.reopen_pause_us);
@@ -93,6 +107,9 @@ impl Node {
 
     /// Reads the stream of effects: entries are proposed, marks become needs.
     pub(super) fn pump_capture<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        if self.handover.is_transferring() && matches!(self.local, Local::Leading(_)) {
+            return Ok(()); // the core would not take it; it is read when the transfer has failed or succeeded
+        }
         let (Local::Leading(leading) | Local::Draining(leading)) = &mut self.local else { return Ok(()) };
         let now_us = world.now_us();
         if leading.reopen_at_us.is_some_and(|at| now_us >= at) {
@@ -163,12 +180,14 @@ impl Node {
         Ok(())
     }
 
-    /// Leadership is lost: nothing is proposed any more; whatever still comes makes the dataset dirty.
+    /// Leadership is lost: nothing is proposed any more; whatever still comes makes the dataset dirty. The stream ends
+    /// with the last mark, or where it was sealed.
     fn drain<W: World>(&mut self, world: &mut W, pieces: Vec<Piece>) {
         let Local::Draining(leading) = &mut self.local else { return };
         let last = Mark { epoch: leading.epoch, sequence: FINAL_SEQUENCE };
         leading.dirty |= pieces.iter().any(|piece| effects(piece).is_some());
-        if pieces.contains(&Piece::Mark(last)) {
+        let sealed_end = leading.sealed.is_some_and(|offset| leading.capture.offset() >= offset);
+        if !leading.demote_due && (sealed_end || pieces.contains(&Piece::Mark(last))) {
             self.follow_again(world);
         }
     }
@@ -222,26 +241,36 @@ impl Node {
     pub(super) fn leadership_lost<W: World>(&mut self, world: &mut W) {
         self.confirmed_read = self.last_read; // whoever waited for a confirmation is failed
         match std::mem::replace(&mut self.local, Local::fresh()) {
-            Local::Leading(leading) => {
-                world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });
+            Local::Leading(mut leading) => {
+                leading.demote_due = self.handed_over(world, leading.sealed.is_some());
+                if !leading.demote_due {
+                    world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });
+                }
                 self.local = Local::Draining(leading);
             }
             Local::Promoting { epoch, lost: false } => {
+                self.handed_over(world, false);
                 world.bridge().tell_main(ToMain::Demote { epoch });
                 self.local = Local::Promoting { epoch, lost: true };
             }
-            other => self.local = other,
+            other => {
+                self.handed_over(world, false);
+                self.local = other;
+            }
         }
     }
 
     /// The leadership's stream is read to its end, or lost: the local Redis becomes a replica again.
-    fn follow_again<W: World>(&mut self, world: &mut W) {
+    pub(super) fn follow_again<W: World>(&mut self, world: &mut W) {
         let (Local::Leading(leading) | Local::Draining(leading)) =
             std::mem::replace(&mut self.local, Local::fresh())
         else {
             unreachable!("only a leadership ends")
         };
         world.capture_stop();
+        if leading.demote_due {
+            world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });
+        }
         let clean = !leading.dirty && leading.capture.is_empty();
         let holds = clean.then(|| Holds {
             replid: leading.replid.clone(),

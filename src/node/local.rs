@@ -61,9 +61,17 @@ pub struct Leading {
     pub dirty: bool,
     /// The link is down and must be opened again at this time.
     pub reopen_at_us: Option<u64>,
+    /// The stream flows.
+    pub connected: bool,
     /// How long the next pause before opening it will be.
     pub reopen_pause_us: u64,
     pub acknowledge_at_us: u64,
+    /// The hand-over for which the main thread was told to execute nothing any more.
+    pub sealing: Option<u64>,
+    /// It executes nothing: the stream ends at this offset, without a last mark.
+    pub sealed: Option<u64>,
+    /// Leadership was handed over; the main thread is told of it when the successor is known.
+    pub demote_due: bool,
 }
 
 pub enum Local {

@@ -18,6 +18,7 @@
 //! * N3 A batch is released after every batch before it, after its effects are committed, and after
 //!   leadership was confirmed by a majority later than it was executed.
 //! * N4 A dataset that may hold effects which the log does not is never fed on top of: it is rolled back.
+//! * N5 Leadership is handed over only when the successor's log holds all that was executed here; see `handover`.
 
 pub mod address;
 pub mod batches;
@@ -28,6 +29,7 @@ mod change;
 pub mod feed;
 mod fetch;
 mod follow;
+mod handover;
 mod heal;
 mod lead;
 pub mod local;
@@ -38,6 +40,7 @@ pub mod settings;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 pub mod wire;
 
 use crate::consensus::{
@@ -48,6 +51,7 @@ use bridge::Bridge;
 use bytes::Bytes;
 use callers::Callers;
 use change::Changes;
+use handover::Handover;
 pub use heal::Damage;
 use heal::Healing;
 use local::Local;
@@ -56,6 +60,7 @@ use report::Reports;
 use settings::Settings;
 use std::path::PathBuf;
 use std::sync::Arc;
+use watchdog::Watchdog;
 
 /// Everything outside the node that it acts upon.
 pub trait World {
@@ -164,6 +169,8 @@ pub struct Node {
     confirmed_read: u64,
     changes: Changes,
     callers: Callers,
+    handover: Handover,
+    watchdog: Watchdog,
     reports: Reports,
     healing: Healing,
     refused: Option<Refusal>,
@@ -198,6 +205,8 @@ impl Node {
             confirmed_read: 0,
             changes: Changes::default(),
             callers: Callers::default(),
+            handover: Handover::default(),
+            watchdog: Watchdog::default(),
             reports: Reports::default(),
             healing: Healing::default(),
             refused: None,
@@ -291,10 +300,12 @@ impl Node {
 
     /// All writes up to `write` are on disk.
     pub fn on_durable<W: World>(&mut self, world: &mut W, write: WriteId) -> Result<(), Fatal> {
+        self.watchdog.durable(write, world.now_us());
         let was_trusted = self.raft.is_trusted();
         self.step(world, Input::Persisted { write }, &[])?;
         if self.raft.is_trusted() && !was_trusted {
             log::info!("nothing is missing in the log any more: this node votes again");
+            self.reports.touch();
         }
         Ok(())
     }
@@ -311,6 +322,7 @@ impl Node {
         if now_us >= self.raft.next_deadline_us() {
             self.step(world, Input::Tick, &[])?;
         }
+        self.watch(world)?;
         self.pump_healing(world)?;
         self.pump_capture(world)?;
         self.confirm_reads(world)?;
@@ -318,6 +330,7 @@ impl Node {
         self.pump_feed(world)?;
         self.maybe_promote(world);
         self.release(world);
+        self.pump_handover(world)?;
         self.report(world);
         Ok(())
     }
@@ -325,7 +338,8 @@ impl Node {
     /// When [`Node::turn`] must be called even if nothing happens, in microseconds of the world's clock.
     pub fn deadline_us(&self) -> u64 {
         let own_us = self.local.deadline_us().min(self.reports.deadline_us()).min(self.healing.deadline_us());
-        self.raft.next_deadline_us().min(own_us)
+        let watched_us = self.handover.deadline_us().min(self.watchdog.deadline_us());
+        self.raft.next_deadline_us().min(own_us).min(watched_us)
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.
@@ -352,7 +366,7 @@ impl Node {
             Output::MembershipChanged { .. } => self.dial(world),
             Output::LearnerReady { id } => self.learner_ready(id),
             Output::ProposalRefused { reason } => self.refused = Some(reason),
-            Output::TransferFailed => log::warn!("leadership transfer did not happen in time"),
+            Output::TransferFailed => self.transfer_failed(world),
         }
         Ok(())
     }
@@ -391,6 +405,7 @@ impl Node {
             let members = Members::decode(&entry.payload).expect("decoded once when it came in");
             self.member_history.push((entry.index, members));
         }
+        self.watchdog.submitted(write.id, world.now_us());
         let hard_state = write.hard_state.map(|(term, vote)| HardState { term, vote });
         let truncate_from = write.truncate_from;
         world.submit(WriteRequest {

@@ -2,7 +2,8 @@
 
 use super::local::{Following, Local};
 use super::status::{
-    Connection, Latency, LogStatus, MemberStatus, SnapshotStatus, StageLatencies, State, Status,
+    Connection, HandoverStatus, Latency, LogStatus, MemberStatus, SnapshotStatus, StageLatencies, State,
+    Status,
 };
 use super::{Node, World};
 use crate::consensus::{Index, NodeId, Role, Term};
@@ -131,6 +132,11 @@ impl Reports {
         self.read.end(id, now_us);
     }
 
+    /// Something has changed that `numbers` in [`Node::report`] do not show.
+    pub fn touch(&mut self) {
+        self.changed = true;
+    }
+
     pub fn deadline_us(&self) -> u64 {
         match self.changed {
             true => self.published_at_us + PUBLISH_PERIOD_US,
@@ -195,6 +201,7 @@ impl Node {
             log: self.log_status(world),
             snapshot: SnapshotStatus::default(),
             leader_changes: self.reports.leader_changes,
+            handover: self.handover_status(),
             rejected_links: self.rejections(world),
             stages: StageLatencies {
                 sync: world.log_report().sync,
@@ -202,6 +209,16 @@ impl Node {
                 apply: self.reports.apply.latency(),
                 read_barrier: self.reports.read.latency(),
             },
+        }
+    }
+
+    fn handover_status(&self) -> HandoverStatus {
+        HandoverStatus {
+            done: self.handover.done,
+            failed: self.handover.failed,
+            disk_stalls: self.watchdog.disk_stalls,
+            main_stalls: self.watchdog.main_stalls,
+            stalled: self.watchdog.stalls.any(),
         }
     }
 

@@ -46,8 +46,7 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     }
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
-        let holes = world::holes(&log);
-        start::check(&setup.log_directory, &log, &holes).map_err(|error| error.to_string())?;
+        start::check(&setup.log_directory, &log, &log.holes()).map_err(|error| error.to_string())?;
         return Ok(Some(Found(log)));
     }
     drop(log);
@@ -116,6 +115,7 @@ impl Runtime {
 
     fn turn(&mut self) -> Result<(), Fatal> {
         let Some(node) = &mut self.node else { return Ok(()) };
+        self.world.tell_scrub_failure();
         let durable = self.world.durable()?;
         if durable > self.durable {
             self.durable = durable;
@@ -134,7 +134,10 @@ impl Runtime {
             Event::PeerUp { id } => node.on_peer_up(world, id)?,
             Event::PeerDown { id, refused: true } => node.on_peer_unreachable(world, id)?,
             Event::PeerDown { refused: false, .. } => {}
-            Event::CaptureUp => log::info!("reading the replication stream of the local server"),
+            Event::CaptureUp => {
+                log::info!("reading the replication stream of the local server");
+                node.on_capture_up();
+            }
             Event::CaptureData | Event::Woken => {}
             Event::CaptureLost { reason, resumable } => node.on_capture_lost(world, &reason, resumable),
             Event::FeedPsync { replid, offset } => node.on_feed_psync(world, &replid, offset),
@@ -159,7 +162,9 @@ impl Runtime {
             (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
                 node.on_add_node(world, ticket, id, address, peer_address)
             }
-            (ToRaft::AddNode { ticket, .. }, None) => {
+            (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
+            (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
+            (ToRaft::AddNode { ticket, .. } | ToRaft::Transfer { ticket, .. }, None) => {
                 world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
             }
             (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
@@ -177,7 +182,13 @@ impl Runtime {
                 }
             }
             (ToRaft::Shutdown, _) => self.stop = true,
-            (ToRaft::ReadBarrier { .. } | ToRaft::Promoted { .. } | ToRaft::PromotionFailed { .. }, None) => {
+            (
+                ToRaft::ReadBarrier { .. }
+                | ToRaft::Promoted { .. }
+                | ToRaft::PromotionFailed { .. }
+                | ToRaft::Sealed { .. },
+                None,
+            ) => {
                 unreachable!("only a node leads")
             }
         }

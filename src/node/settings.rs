@@ -472,6 +472,13 @@ settings! {
     follower_proxy: bool, "follower-proxy", switch(false);
     /// How long a data command waits for a leader before `-CLUSTERDOWN`.
     leader_wait_ms: u64, "leader-wait-ms", number(1500, 0, HOUR_MS);
+    /// How long handing leadership over may take before this node leads on, or shuts down without.
+    transfer_timeout_ms: u64, "transfer-timeout", number(2000, 100, HOUR_MS);
+    /// A leader whose disk finishes nothing for this long hands over; 0 = never.
+    disk_stall_limit_ms: u64, "disk-stall-limit", number(3000, 0, HOUR_MS);
+    /// A leader whose main thread does not answer for this long hands over; 0 = never. Twice the server's own idea of
+    /// a script that is too slow (`busy-reply-threshold`).
+    main_stall_limit_ms: u64, "main-stall-limit", number(10_000, 0, HOUR_MS);
     /// Commands that run locally and are never intercepted, separated by commas or blanks.
     ignored_commands: String, "ignored-commands", text("", Syntax::Any);
     /// User of the connection that asks to join.

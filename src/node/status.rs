@@ -152,6 +152,19 @@ pub struct SnapshotStatus {
     pub in_progress: bool,
 }
 
+/// Leadership handed over, and why it might be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandoverStatus {
+    /// Times that this node handed over, and that it tried in vain, since it started.
+    pub done: u64,
+    pub failed: u64,
+    /// Times that the disk, or the server's main thread, stood still for longer than its limit.
+    pub disk_stalls: u64,
+    pub main_stalls: u64,
+    /// One of them does so now.
+    pub stalled: bool,
+}
+
 /// How long one stage takes, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
@@ -192,6 +205,7 @@ pub struct Status {
     pub log: LogStatus,
     pub snapshot: SnapshotStatus,
     pub leader_changes: u64,
+    pub handover: HandoverStatus,
     /// Refused connections by reason; the reasons are words joined by `_`.
     pub rejected_links: Vec<(&'static str, u64)>,
     pub stages: StageLatencies,

@@ -1,6 +1,6 @@
 //! ACLs, where a command runs as `RAFT <command>`: what counts is the user's right to the command itself.
 //!
-//! The server checks `RAFT` first, so every user gets the right to the wrapper (and to what answers `CLUSTER`):
+//! The server checks `RAFT` first, so every user gets the right to the wrappers (for data, `CLUSTER`, `SHUTDOWN`):
 //! at start, and after each `ACL` command. It gives nothing by itself, because the wrapped command is checked
 //! against the same user before it runs.
 
@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::ffi::c_int;
 
 /// Rules that every user gets.
-const GRANTED: &[&str] = &["+raft", "+raft.topology", "+raft.denied"];
+const GRANTED: &[&str] = &["+raft", "+raft.topology", "+raft.denied", "+raft.shutdown"];
 
 /// Whether the users' rights must be looked at before the server sleeps.
 pub struct Access {

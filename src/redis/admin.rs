@@ -12,10 +12,10 @@ use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
 /// Beyond what any request may take by itself: an answer that never comes is a defect, not a hanging client.
-const GRACE_MS: i64 = 10_000;
+pub(super) const GRACE_MS: i64 = 10_000;
 
 #[derive(Clone, Copy)]
-enum Form {
+pub(super) enum Form {
     /// `+OK`, `+OK <id>`.
     Status,
     /// `*2 :id +cluster-id`.
@@ -46,7 +46,7 @@ pub struct Tickets {
 
 impl Tickets {
     /// Blocks the client and sends the request that `request` makes of its ticket.
-    fn issue(
+    pub(super) fn issue(
         &self,
         ctx: Context,
         form: Form,
@@ -56,8 +56,7 @@ impl Tickets {
         if !super::wait::is_possible(ctx) {
             return ffi::reply_error(ctx, "ERR not allowed inside a transaction or a script");
         }
-        let ticket = self.next.get() + 1;
-        self.next.set(ticket);
+        let ticket = self.number();
         // SAFETY: the callbacks are functions of this file; the private data is given when unblocking; the timer's
         // argument is a number.
         let client = unsafe {
@@ -69,6 +68,12 @@ impl Tickets {
         self.waiting.borrow_mut().insert(ticket, Ticketed { client, form });
         main_thread::get().bridge.tell_raft(request(ticket));
         ffi::OK
+    }
+
+    /// A number that no other request has.
+    pub fn number(&self) -> Ticket {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
     }
 
     /// Answers the client, if it still waits.
@@ -248,10 +253,15 @@ pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int
     }
 }
 
+pub(super) fn parse_id(id: &str) -> Result<u64, String> {
+    id.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or_else(|| {
+        let shown: String = id.chars().take(64).collect();
+        format!("'{}' is not a node id: a positive number, or 0 to have one chosen", shown.escape_debug())
+    })
+}
+
 fn parse_node(id: &str, address: &str, peer: Option<String>) -> Result<(u64, String, String), String> {
-    let id: u64 = id.parse().ok().filter(|id| i64::try_from(*id).is_ok()).ok_or_else(|| {
-        format!("'{}' is not a node id: a positive number, or 0 to have one chosen", id.escape_debug())
-    })?;
+    let id = parse_id(id)?;
     let parsed =
         HostPort::parse(address).map_err(|error| format!("'{address}' is not an address: {error}"))?;
     let peer_address = match peer {

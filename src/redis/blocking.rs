@@ -124,6 +124,9 @@ unsafe extern "C" fn timed_out(ctx: Context, _: *mut Text, _: c_int) -> c_int {
         try_now(ctx, state, &texts, OnNothing::Answer);
         return ffi::OK;
     }
+    if state.gate.leads() {
+        return data::send_here(ctx, state, &texts); // leadership is being handed over: nothing may be tried now
+    }
     let raft = [&[state.words.raft.0][..], &texts].concat();
     data::run(ctx, &raft, wait::Patience::Over)
 }

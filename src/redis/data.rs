@@ -93,7 +93,8 @@ fn call_and_hold(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
 
 /// Runs a data command for the calling client. `Err`: it was refused before it ran.
 pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
-    let nothread = &main_thread::get().words.nothread;
+    let state = main_thread::get();
+    let nothread = &state.words.nothread;
     let unthreaded = unthreaded(command, ffi::bytes, nothread.0);
     let command = unthreaded.as_deref().unwrap_or(command);
     let name = ffi::bytes(command[0]);
@@ -102,7 +103,10 @@ pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
     let name =
         CStr::from_bytes_with_nul(unsafe { std::slice::from_raw_parts(name.as_ptr(), name.len() + 1) })
             .map_err(|_| "ERR unknown command".to_string())?;
-    match ffi::call_vector(ctx, name, CALL_FORMAT, &command[1..]) {
+    let outer = state.executing.replace(true);
+    let reply = ffi::call_vector(ctx, name, CALL_FORMAT, &command[1..]);
+    state.executing.set(outer);
+    match reply {
         // The server words a missing right differently inside a module.
         Some(reply) if reply.is_error() => access::refusal(ctx, command).map_or(Ok(reply), Err),
         Some(reply) => Ok(reply),
@@ -142,8 +146,8 @@ pub fn leader_elsewhere(status: &Status) -> Option<&str> {
     status.leader_addr.as_deref()
 }
 
-/// This node leads now: the client is told to come back here.
-fn send_here(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
+/// This node leads: the client is told to come back here.
+pub fn send_here(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
     let status = state.bridge.status();
     match &status.leader_addr {
         Some(address) => ffi::reply_error(ctx, &moved(slot_of(ctx, command), address)),

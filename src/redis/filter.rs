@@ -6,6 +6,7 @@
 //! | a data command | `RAFT <command>`, which executes, waits, or redirects |
 //! | `MULTI`, `WATCH` where this node does not lead | `RAFT MULTI`, which redirects |
 //! | `REPLICAOF`, `PSYNC`, .. | `RAFT.DENIED REPLICAOF ..` |
+//! | `SHUTDOWN` of a leader | `RAFT.SHUTDOWN SHUTDOWN ..`, which hands leadership over first |
 //! | `CLUSTER`, `READONLY`, .. | `RAFT.TOPOLOGY CLUSTER ..` |
 //! | `RAFT.PSYNC <secret> ..` of the capture link | `PSYNC ..` |
 //! | all else, and what the server will refuse itself | untouched |
@@ -45,11 +46,18 @@ pub unsafe extern "C" fn run(command: Filtered) {
         Class::Local if name.eq_ignore_ascii_case(b"client") && is_refused_client_command(command, count) => {
             insert(command, &state.words.denied)
         }
-        Class::Unknown | Class::Local | Class::Shutdown | Class::ReplConf => {}
+        Class::Unknown | Class::Local | Class::ReplConf => {}
+        Class::Shutdown => {
+            let options = (1..count).map(|i| ffi::bytes(argument(command, i)));
+            if state.shutdown.takes(state, &options.collect::<Vec<_>>()) {
+                insert(command, &state.words.shutdown);
+            }
+        }
         Class::Read | Class::Write | Class::Blocking { .. } | Class::Wait => {
             insert(command, &state.words.raft)
         }
-        Class::Transaction if state.gate.is_open() => {}
+        // Sealed or not: while the gate is sealed clients are paused, and this runs again when they go on.
+        Class::Transaction if state.gate.leads() => {}
         Class::Transaction => insert(command, &state.words.raft),
         Class::Replication => insert(command, &state.words.denied),
         Class::Cluster | Class::ReadonlyMode => insert(command, &state.words.topology),

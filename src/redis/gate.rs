@@ -12,7 +12,7 @@
 //!
 //! Invariants: G1 a client's replies are held from before the server could write them until the last batch it is
 //! in is released; G2 while the gate is closed nothing is held; G3 a batch after an unmarked effect (an active
-//! expiry) is a writing one.
+//! expiry) is a writing one; G4 while the gate is sealed, for a hand-over, nothing is executed.
 
 use super::{ffi, symbols};
 use crate::node::bridge::{Bridge, Epoch, FINAL_SEQUENCE};
@@ -33,6 +33,8 @@ struct Batch {
 pub struct Gate {
     /// 0 = closed.
     epoch: Cell<Epoch>,
+    /// What was executed is still answered, but nothing more is executed.
+    sealed: Cell<bool>,
     /// The last batch that was closed.
     sequence: Cell<u64>,
     /// Clients of the batch that is open.
@@ -55,6 +57,7 @@ impl Gate {
     pub fn new() -> Gate {
         Gate {
             epoch: Cell::new(0),
+            sealed: Cell::new(false),
             sequence: Cell::new(0),
             current: RefCell::default(),
             last: Cell::new(0),
@@ -68,15 +71,30 @@ impl Gate {
         }
     }
 
+    /// Commands may be executed.
     pub fn is_open(&self) -> bool {
+        self.leads() && !self.sealed.get()
+    }
+
+    /// Open or sealed.
+    pub fn leads(&self) -> bool {
         self.epoch.get() != 0
     }
 
+    /// Seals the gate, unless something was executed since the last batch was closed: then again after the next turn.
+    pub fn try_seal(&self) -> bool {
+        let idle = self.leads() && self.current.borrow().is_empty();
+        self.sealed.set(self.sealed.get() || idle);
+        idle
+    }
+
+    /// True: it was sealed.
+    pub fn unseal(&self) -> bool {
+        self.sealed.replace(false)
+    }
+
     pub fn open(&self, epoch: Epoch) {
-        assert!(
-            !self.is_open() && self.held.borrow().is_empty(),
-            "G2: the gate opens once, with nothing held"
-        );
+        assert!(!self.leads() && self.held.borrow().is_empty(), "G2: the gate opens once, with nothing held");
         self.epoch.set(epoch);
         self.sequence.set(0);
         self.wrote.set(false);
@@ -122,9 +140,10 @@ impl Gate {
     /// Closes the batch of this turn. Called before the server writes to its clients.
     pub fn before_sleep(&self, ctx: ffi::Context, bridge: &Bridge) {
         self.slept.set(true);
-        if self.current.borrow().is_empty() || !self.is_open() {
+        if self.current.borrow().is_empty() || !self.leads() {
             return;
         }
+        assert!(!self.sealed.get(), "G4: a command was executed while the gate was sealed");
         let clients = self.current.take();
         let sequence = self.sequence.get() + 1;
         self.sequence.set(sequence);
@@ -139,7 +158,7 @@ impl Gate {
 
     /// Lets the clients of all batches up to the released one go.
     pub fn release(&self, bridge: &Bridge) {
-        if !self.is_open() {
+        if !self.leads() {
             return;
         }
         let released = bridge.released(self.epoch.get());
@@ -172,7 +191,8 @@ impl Gate {
     }
 
     /// Closes the gate. The outcome of what is held is unknown, and a reply may sit in an output buffer: the
-    /// connections are closed without a byte of it. The stream ends with the last mark of this leadership.
+    /// connections are closed without a byte of it. The stream ends with the last mark of this leadership, unless it
+    /// was sealed: then the raft thread knows its end, and clients are paused, so that nothing may be replicated.
     pub fn fail(&self, ctx: ffi::Context) {
         let epoch = self.epoch.replace(0);
         if epoch == 0 {
@@ -187,7 +207,9 @@ impl Gate {
             cut_off(ctx, client);
             self.failed_clients.set(self.failed_clients.get() + 1);
         }
-        mark(ctx, epoch, FINAL_SEQUENCE);
+        if !self.sealed.take() {
+            mark(ctx, epoch, FINAL_SEQUENCE);
+        }
     }
 
     pub fn stats(&self) -> GateStats {
@@ -222,4 +244,4 @@ fn mark(ctx: ffi::Context, epoch: Epoch, sequence: u64) {
 }
 
 /// Only there to make the event loop turn.
-unsafe extern "C" fn nothing(_: *mut std::ffi::c_void) {}
+pub unsafe extern "C" fn nothing(_: *mut std::ffi::c_void) {}

@@ -66,6 +66,11 @@ pub fn fields(build: &Build, status: &Status, gate: &GateStats) -> Vec<Field> {
     fields.add("proxy_failed_reqs", gate.proxy_failed_reqs);
     fields.add("proxy_outstanding_reqs", gate.proxy_outstanding_reqs);
     fields.add("leader_changes", status.leader_changes);
+    fields.add("transfers", status.handover.done);
+    fields.add("failed_transfers", status.handover.failed);
+    fields.add_flag("stalled", status.handover.stalled);
+    fields.add("disk_stalls", status.handover.disk_stalls);
+    fields.add("main_stalls", status.handover.main_stalls);
     fields.add("held_clients", gate.held_clients);
     fields.add("released_batches", gate.released_batches);
     fields.add("failed_clients", gate.failed_clients);

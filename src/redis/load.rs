@@ -7,7 +7,9 @@ use super::gate::Gate;
 use super::info::Build;
 use super::main_thread::{self, MainThread, Words};
 use super::options::Arguments;
-use super::{admin, configs, data, filter, logger, roles, settings, symbols, topology};
+use super::{
+    admin, configs, data, filter, logger, roles, settings, shutdown, signals, symbols, topology, transfer,
+};
 use crate::link::{LinkConfig, Links};
 use crate::node::address::HostPort;
 use crate::node::bridge::{Bridge, ToMain, ToRaft};
@@ -220,6 +222,8 @@ fn register_commands(ctx: Context) -> Result<(), String> {
     ffi::create_command(ctx, c"RAFT.MARK", roles::mark_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.CLUSTER", admin::cluster_command, admin_flags)?;
     ffi::create_command(ctx, c"RAFT.NODE", admin::node_command, admin_flags)?;
+    ffi::create_command(ctx, c"RAFT.TRANSFER_LEADER", transfer::transfer_command, admin_flags)?;
+    ffi::create_command(ctx, c"RAFT.SHUTDOWN", shutdown::shutdown_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.INFO", topology::info_command, admin_flags)?;
     ffi::create_command(ctx, c"RAFT.DEBUG", data::debug_command, admin_flags)?;
     let no_auth = c"admin no-auth no-monitor no-slowlog allow-stale allow-loading deny-script";
@@ -285,6 +289,7 @@ fn start(
             denied: OwnedText::new(b"RAFT.DENIED"),
             topology: OwnedText::new(b"RAFT.TOPOLOGY"),
             nothread: OwnedText::new(b"NOTHREAD"),
+            shutdown: OwnedText::new(b"RAFT.SHUTDOWN"),
         },
         build: Build {
             version: env!("CARGO_PKG_VERSION").to_string(),
@@ -294,11 +299,15 @@ fn start(
         capture_secret: setup.capture_secret.clone().into_bytes(),
         capture_user,
         woken: Cell::new(true),
+        seal_due: Cell::new(None),
+        executing: Cell::new(false),
+        shutdown: Default::default(),
         pause_due: Cell::new(false),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });
     subscribe(ctx, wake_fd)?;
+    signals::install(wake_fd);
     configs::set_on_change(on_settings);
     let runtime = Runtime::new(setup, links, bridge, found);
     let thread = std::thread::Builder::new()

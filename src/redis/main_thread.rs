@@ -7,6 +7,7 @@ use super::command_table::CommandTable;
 use super::ffi::{Context, OwnedText};
 use super::gate::Gate;
 use super::info::Build;
+use super::shutdown::Shutdown;
 use super::transactions::Transactions;
 use super::wait::Waiters;
 use crate::node::bridge::Bridge;
@@ -20,6 +21,7 @@ pub struct Words {
     pub denied: OwnedText,
     pub topology: OwnedText,
     pub nothread: OwnedText,
+    pub shutdown: OwnedText,
 }
 
 pub struct MainThread {
@@ -42,6 +44,11 @@ pub struct MainThread {
     pub capture_user: *mut redis_module::raw::RedisModuleUser,
     /// The raft thread has something for this one.
     pub woken: Cell<bool>,
+    /// Commands are to be held back for this hand-over, as soon as the batch that is open is closed.
+    pub seal_due: Cell<Option<u64>>,
+    /// A data command is being executed. While a slow script is, the server serves other clients inside of it.
+    pub executing: Cell<bool>,
+    pub shutdown: Shutdown,
     /// Leadership was given up in this turn: clients are paused from the next one on, until this node follows.
     pub pause_due: Cell<bool>,
     /// The settings that the module owns were set.

@@ -2,7 +2,7 @@
 
 use super::ffi::{self, Context};
 use super::main_thread::{self, MainThread};
-use super::{gate, settings};
+use super::{gate, settings, signals};
 use crate::node::bridge::{Epoch, ToMain, ToRaft};
 use redis_module::raw;
 use std::ffi::{c_int, c_void};
@@ -22,6 +22,11 @@ fn handle_messages(ctx: Context, state: &MainThread) {
     if !state.woken.take() {
         return;
     }
+    if let Some(signal) = signals::take() {
+        state.shutdown.signalled(ctx, state, signal);
+    }
+    // What was decided while this thread was busy: leadership may be lost in what follows.
+    state.gate.release(&state.bridge);
     let mut messages = Vec::new();
     state.bridge.take_for_main(&mut messages);
     messages.into_iter().for_each(|message| handle(ctx, state, message));
@@ -33,13 +38,22 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
         ToMain::Follow { port } => follow(ctx, state, port),
         ToMain::Promote { epoch } => promote(ctx, state, epoch),
         ToMain::Demote { epoch } => demote(ctx, state, epoch),
+        ToMain::Seal { attempt } => {
+            state.seal_due.set(Some(attempt));
+            ffi::next_turn(gate::nothing); // what is done at its beginning need not wait for an event
+        }
+        ToMain::Unseal => unseal(ctx, state),
         ToMain::LeaderChanged => {
             let status = state.bridge.status();
             if super::data::leader_elsewhere(&status).is_some() {
                 state.waiters.wake_all();
             }
         }
-        ToMain::Answer { ticket, answer } => state.tickets.answer(ticket, Some(answer)),
+        ToMain::Answer { ticket, answer } => {
+            if !state.shutdown.answer(ctx, ticket, &answer) {
+                state.tickets.answer(ticket, Some(answer));
+            }
+        }
     }
 }
 
@@ -110,6 +124,7 @@ fn promote(ctx: Context, state: &MainThread, epoch: Epoch) {
             // Commands that come from here on are in the stream behind `offset`.
             state.transactions.close_all(ctx);
             state.gate.open(epoch);
+            signals::set_leading(true);
             state.bridge.tell_raft(ToRaft::Promoted { epoch, replid, offset });
             state.waiters.wake_all();
         }
@@ -129,10 +144,44 @@ fn replication_position(ctx: Context) -> Result<(String, u64), String> {
 
 fn demote(ctx: Context, state: &MainThread, epoch: Epoch) {
     log::info!("leadership {epoch} is over: closing held clients");
+    state.seal_due.set(None);
+    signals::set_leading(false);
     state.gate.fail(ctx);
     state.pause_due.set(true);
     close_transactions(ctx);
     state.blocked.redirect_all(ctx);
+}
+
+/// Leadership is being handed over: nothing is executed, expired or evicted from here on, and the raft thread is told
+/// where the stream ends. Not before everything that was executed is in a batch, and everybody who waited for a
+/// leader has had its turn.
+///
+/// The pause is the server's own: it holds back commands of every kind, so that a transaction that is being queued
+/// is neither broken nor executed, and stops expiry and eviction. The gate is closed beside it, for the case that the
+/// pause ends by itself because the raft thread is late.
+fn seal(ctx: Context, state: &MainThread) {
+    let Some(attempt) = state.seal_due.get() else { return };
+    if state.waiters.are_waking() || !state.gate.try_seal() {
+        return ffi::next_turn(gate::nothing);
+    }
+    state.seal_due.set(None);
+    pause(ctx);
+    match replication_position(ctx) {
+        Ok((_, offset)) => state.bridge.tell_raft(ToRaft::Sealed { attempt, offset }),
+        // Without an answer the raft thread gives the hand-over up.
+        Err(error) => log::error!("cannot tell where the replication stream ends: {error}"),
+    }
+}
+
+fn unseal(ctx: Context, state: &MainThread) {
+    state.seal_due.set(None);
+    if !state.gate.unseal() {
+        return;
+    }
+    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
+        log::error!("cannot resume clients: {error}");
+    }
+    state.waiters.wake_all();
 }
 
 /// Commands queued after MULTI could only fail inside EXEC's array here.
@@ -172,6 +221,7 @@ pub unsafe extern "C" fn on_event_loop(
             if state.pause_due.take() {
                 pause(ctx);
             }
+            seal(ctx, state);
         }
     }
 }

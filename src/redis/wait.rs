@@ -11,7 +11,6 @@ use redis_module::raw;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
-use std::ptr::{null_mut, NonNull};
 
 /// Whether a command may still wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +24,8 @@ pub enum Patience {
 pub struct Waiters {
     next: Cell<u64>,
     clients: RefCell<BTreeMap<u64, *mut raw::RedisModuleBlockedClient>>,
+    /// Clients taken off the list whose command the server has not run again yet.
+    waking: Cell<usize>,
 }
 
 /// Inside EXEC or a script nothing can wait.
@@ -43,10 +44,10 @@ pub fn for_leader(ctx: Context, state: &MainThread) -> c_int {
     }
     let number = state.waiters.next.get() + 1;
     state.waiters.next.set(number);
-    // SAFETY: the callbacks are functions of this file; the private data is a mark, never followed; the timer's
-    // argument is a number.
+    // SAFETY: the callbacks are functions of this file; the private data is a `Reason`; the timer's argument is a
+    // number.
     let blocked = unsafe {
-        let blocked = api!(RedisModule_BlockClient)(ctx, Some(again), None, None, 0);
+        let blocked = api!(RedisModule_BlockClient)(ctx, Some(again), None, Some(woken), 0);
         api!(RedisModule_SetDisconnectCallback)(blocked, Some(disconnected));
         api!(RedisModule_CreateTimer)(
             ctx,
@@ -60,39 +61,60 @@ pub fn for_leader(ctx: Context, state: &MainThread) -> c_int {
     ffi::OK
 }
 
-/// Private data of a waiter whose time is over.
-fn expired_mark() -> *mut c_void {
-    NonNull::<u64>::dangling().as_ptr().cast()
+/// Why a client waits no more; its private data. The server frees only what is not null.
+#[repr(usize)]
+#[derive(Clone, Copy)]
+enum Reason {
+    GoOn = 1,
+    Expired = 2,
 }
 
 impl Waiters {
-    /// A leader is known: everyone tries again.
+    /// A leader is known, or this node leads on: everyone tries again.
     pub fn wake_all(&self) {
-        for blocked in self.clients.take().into_values() {
-            // SAFETY: still blocked, and taken off the list by this call.
-            unsafe { api!(RedisModule_UnblockClient)(blocked, null_mut()) };
-        }
+        self.clients.take().into_values().for_each(|blocked| self.wake(blocked, Reason::GoOn));
+    }
+
+    /// Some are on their way to run again.
+    pub fn are_waking(&self) -> bool {
+        self.waking.get() > 0
+    }
+
+    /// `blocked` was just taken off the list.
+    fn wake(&self, blocked: *mut raw::RedisModuleBlockedClient, reason: Reason) {
+        self.waking.set(self.waking.get() + 1);
+        // SAFETY: still blocked, as it was on the list; the private data is a number that is never followed.
+        unsafe { api!(RedisModule_UnblockClient)(blocked, reason as usize as *mut c_void) };
     }
 }
 
+/// The server is done with a client that was woken, or gone.
+unsafe extern "C" fn woken(_: Context, _: *mut c_void) {
+    let waking = &main_thread::get().waiters.waking;
+    waking.set(waking.get() - 1);
+}
+
 unsafe extern "C" fn timed_out(_: Context, number: *mut c_void) {
-    if let Some(blocked) = main_thread::get().waiters.clients.borrow_mut().remove(&(number as usize as u64)) {
-        api!(RedisModule_UnblockClient)(blocked, expired_mark());
+    let waiters = &main_thread::get().waiters;
+    let blocked = waiters.clients.borrow_mut().remove(&(number as usize as u64));
+    if let Some(blocked) = blocked {
+        waiters.wake(blocked, Reason::Expired);
     }
 }
 
 unsafe extern "C" fn disconnected(_: Context, blocked: *mut raw::RedisModuleBlockedClient) {
-    let mut clients = main_thread::get().waiters.clients.borrow_mut();
+    let waiters = &main_thread::get().waiters;
+    let mut clients = waiters.clients.borrow_mut();
     let number = clients.iter().find(|(_, other)| **other == blocked).map(|(number, _)| *number);
     if let Some(number) = number {
         clients.remove(&number);
         // The server wants a client that left to be unblocked all the same.
-        api!(RedisModule_UnblockClient)(blocked, null_mut());
+        waiters.wake(blocked, Reason::GoOn);
     }
 }
 
 unsafe extern "C" fn again(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
-    if !api!(RedisModule_GetBlockedClientPrivateData)(ctx).is_null() {
+    if api!(RedisModule_GetBlockedClientPrivateData)(ctx) as usize == Reason::Expired as usize {
         return ffi::reply_error(ctx, data::NO_LEADER);
     }
     let words = ffi::arguments(argv, argc);

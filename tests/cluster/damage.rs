@@ -68,9 +68,17 @@ pub fn index_of(log: &Path, marker: &[u8]) -> u64 {
     index.expect("the log holds it")
 }
 
-/// Runs `raftlog-tool` with these arguments, built if need be.
+/// Runs `raftlog-tool` with these arguments: the one that was built with the tests of the workspace, or else one that is
+/// built apart, because a plain build of the tool replaces the module by a library without it.
 pub fn raftlog_tool(arguments: &[&str]) -> Output {
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.ancestors().nth(2).expect("the test lies in <profile>/deps");
+    let built = profile.join("raftlog-tool");
+    if built.exists() {
+        return Command::new(built).args(arguments).output().expect("the tool can be started");
+    }
     let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--package", "raftlog-tool", "--"]).args(arguments);
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo can be started")
+    command.args(["run", "--quiet", "--package", "raftlog-tool", "--target-dir"]).arg(profile.join("tool"));
+    command.arg("--").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.output().expect("cargo can be started")
 }

@@ -4,6 +4,7 @@
 //! * [`Cluster`] is a group of them, with the questions that tests ask: who leads, have all converged.
 //! * [`Connection`] is one RESP socket under exact control; [`Client`] follows the leader and knows of every
 //!   command whether it was answered, refused, or has an unknown outcome.
+//! * [`strict`] holds clients that take no error, [`Hung`] makes one thread stand still.
 //! * [`Proxy`] stands between peers and applies faults to a directed pair of nodes.
 //! * [`damage`] flips bits in the files of a log and reads them back;
 //! * [`load`] writes while something is being broken; [`history`] judges what clients saw.
@@ -17,11 +18,13 @@
 mod client;
 pub mod damage;
 mod group;
+mod hang;
 pub mod history;
 pub mod load;
 mod ports;
 mod proxy;
 mod server;
+pub mod strict;
 mod watchdog;
 mod wire;
 
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, Failure};
 pub use group::{parse_info, Cluster, Info, Options};
+pub use hang::Hung;
 pub use ports::free_port;
 pub use proxy::{Fault, Proxy};
 pub use server::{can_mount, module_library, redis_server, Account, Server, Setup};

@@ -270,8 +270,13 @@ impl Server {
     /// # Panics
     /// When it does not end within 20 s.
     pub fn terminate(&mut self) {
-        self.signal(Signal::SIGTERM);
+        self.signal_term();
         self.wait_exit();
+    }
+
+    /// SIGTERM, without waiting for what comes of it.
+    pub fn signal_term(&mut self) {
+        self.signal(Signal::SIGTERM);
     }
 
     /// SIGSTOP: the process stands still, its sockets stay open.

@@ -3,6 +3,7 @@
 
 pub mod power;
 pub mod promise;
+pub mod sample;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use redisraft::log::disk::{Disk, DiskFile, FileHandle, Guard, Mode, SystemDisk};
 use redisraft::log::window::Window;
-use redisraft::log::{Entry, HardState, Identity, Kind, Log, LogError, Options, Recovery, WriteRequest};
+use redisraft::log::{
+    Entry, HardState, Identity, InlineWriter, Kind, Log, LogError, Options, Recovery, WriteRequest,
+};
 
 pub const SEGMENT_BYTES: u64 = 8 << 10;
 
@@ -30,7 +33,9 @@ pub fn options() -> Options {
 /// The payload every test gives entry `index` of `term`, so that a false entry is seen.
 pub fn payload(index: u64, term: u64, bytes: usize) -> Bytes {
     let pattern = format!("<{index}:{term}>");
-    pattern.bytes().cycle().take(bytes).collect::<Vec<u8>>().into()
+    let mut payload = pattern.repeat(bytes / pattern.len() + 1).into_bytes();
+    payload.truncate(bytes);
+    payload.into()
 }
 
 pub fn entry(index: u64, term: u64, bytes: usize) -> Entry {
@@ -41,8 +46,14 @@ pub fn entry(index: u64, term: u64, bytes: usize) -> Entry {
 pub struct Harness {
     pub log: Log,
     pub recovery: Option<Recovery>,
-    news: Receiver<()>,
+    news: News,
     next_id: u64,
+}
+
+/// Who writes: threads that tell, or the one who waits.
+enum News {
+    Threads(Receiver<()>),
+    Inline(Box<InlineWriter>),
 }
 
 impl Harness {
@@ -51,12 +62,15 @@ impl Harness {
     }
 
     pub fn create_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
-        let (tell, news) = channel();
-        let notify = Box::new(move || {
-            let _ = tell.send(());
-        });
+        let (notify, news) = notify();
         let log = Log::create_on(disk, directory, identity(), options(), notify)?;
-        Ok(Harness { log, recovery: None, news, next_id: 1 })
+        Ok(Harness { log, recovery: None, news: News::Threads(news), next_id: 1 })
+    }
+
+    /// Without threads: everything is done while something is waited for, in the same order each time.
+    pub fn create_inline(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
+        let (log, writer) = Log::create_inline(disk, directory, identity(), options())?;
+        Ok(Harness { log, recovery: None, news: News::Inline(Box::new(writer)), next_id: 1 })
     }
 
     pub fn open(directory: &Path) -> Result<Harness, LogError> {
@@ -64,12 +78,30 @@ impl Harness {
     }
 
     pub fn open_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
-        let (tell, news) = channel();
-        let notify = Box::new(move || {
-            let _ = tell.send(());
-        });
+        let (notify, news) = notify();
         let (log, recovery) = Log::open_on(disk, directory, options(), notify)?;
-        Ok(Harness { log, recovery: Some(recovery), news, next_id: 1 })
+        Ok(Harness { log, recovery: Some(recovery), news: News::Threads(news), next_id: 1 })
+    }
+
+    pub fn open_inline(disk: Arc<dyn Disk>, directory: &Path) -> Result<Harness, LogError> {
+        let (log, writer, recovery) = Log::open_inline(disk, directory, options())?;
+        Ok(Harness { log, recovery: Some(recovery), news: News::Inline(Box::new(writer)), next_id: 1 })
+    }
+
+    /// Ends the log in good order.
+    pub fn close(self) {
+        let Harness { log, news, .. } = self;
+        drop(log);
+        if let News::Inline(mut writer) = news {
+            while writer.run_once() {}
+        }
+    }
+
+    /// Without threads: does all that is to be done.
+    pub fn run(&mut self) {
+        if let News::Inline(writer) = &mut self.news {
+            while writer.run_once() {}
+        }
     }
 
     /// Hands in a request and does not wait.
@@ -86,7 +118,12 @@ impl Harness {
             if self.log.durable()? >= id {
                 return Ok(());
             }
-            self.news.recv_timeout(Duration::from_secs(20)).expect("news of the sync thread");
+            match &mut self.news {
+                News::Threads(news) => {
+                    news.recv_timeout(Duration::from_secs(20)).expect("news of the sync thread");
+                }
+                News::Inline(writer) => assert!(writer.run_once(), "there is something to do"),
+            }
         }
     }
 
@@ -105,6 +142,14 @@ impl Harness {
     pub fn vote(&mut self, term: u64, vote: Option<u64>) -> Result<(), LogError> {
         self.write(WriteRequest { hard_state: Some(HardState { term, vote }), ..Default::default() })
     }
+}
+
+fn notify() -> (Box<dyn Fn() + Send + Sync>, Receiver<()>) {
+    let (tell, news) = channel();
+    let notify = Box::new(move || {
+        let _ = tell.send(());
+    });
+    (notify, news)
 }
 
 /// All entries of a log as (index, term, payload length); panics on an entry that nobody wrote.
@@ -259,6 +304,39 @@ impl DiskFile for HookedFile {
     }
     fn length(&self) -> io::Result<u64> {
         self.hook.call("length", || self.file.length(), || ())
+    }
+}
+
+/// The system's disk with a clock that stands until it is moved.
+pub struct ClockedDisk(pub Arc<HookedDisk>, pub Mutex<Duration>);
+
+impl Disk for ClockedDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.create_directory(path)
+    }
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_directory(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.0.list(path)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        self.0.exists(path)
+    }
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<FileHandle> {
+        self.0.open(path, mode)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        self.0.lock(path)
+    }
+    fn now(&self) -> Duration {
+        *self.1.lock().expect("clock")
     }
 }
 

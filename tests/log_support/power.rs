@@ -27,6 +27,7 @@ struct State {
 #[derive(Default)]
 struct Content {
     durable: Vec<u8>,
+    /// Offset and bytes of each write; no bytes: the file was made this long.
     pending: Vec<(u64, Vec<u8>)>,
 }
 
@@ -90,6 +91,9 @@ impl PowerDisk {
             let Content { durable, pending } = &state.contents[content];
             let mut bytes = durable.clone();
             for (offset, written) in pending {
+                if written.is_empty() && random.below(4) < kept_of_four {
+                    write_into(&mut bytes, *offset, written);
+                }
                 let mut start = 0;
                 while start < written.len() {
                     let at = offset + start as u64;

@@ -4,7 +4,7 @@
 //! one that passes for more than it is:
 //!
 //! 1. META, the segment and its index file are copied aside.
-//! 2. META: the node is distrusted, and what was durable ends at the cut. From here on it does not vote.
+//! 2. META: what was durable ends at the cut, and the node is distrusted: from here on it does not vote.
 //! 3. The files of later segments are moved aside, the latest first: there is never a gap.
 //! 4. The index file is replaced by one that ends at the cut.
 //! 5. The segment becomes zeros behind the cut.
@@ -30,6 +30,10 @@ pub fn carry_out(
     let aside = files::cut_directory(backup.unwrap_or(directory))?;
     for action in actions {
         match action {
+            Action::Rewrite { file, offset, bytes, .. } => {
+                files::copy_into(file, &aside)?;
+                files::write_at(file, bytes, *offset)?;
+            }
             Action::ZeroTorn { file, offset, bytes, .. } => {
                 files::copy_into(file, &aside)?;
                 files::zero(file, *offset, offset + bytes)?;
@@ -61,7 +65,7 @@ fn truncate(directory: &Path, reader: &Reader, cut: &Cut, aside: &Path) -> Resul
             files::copy_into(&index_file, aside)?;
         }
     }
-    distrust(directory, reader, cut)?;
+    lower_floor(directory, reader, cut)?;
     for file in &cut.moved {
         files::move_into(file, aside)?;
     }
@@ -77,12 +81,12 @@ fn truncate(directory: &Path, reader: &Reader, cut: &Cut, aside: &Path) -> Resul
 }
 
 /// Two generations, so that all four copies say it.
-fn distrust(directory: &Path, reader: &Reader, cut: &Cut) -> Result<(), Failure> {
+fn lower_floor(directory: &Path, reader: &Reader, cut: &Cut) -> Result<(), Failure> {
     let path = directory.join(META_NAME);
     let open = SystemDisk.open(&path, Mode::Write);
     let file = open.map_err(|source| Failure::File { verb: "open", path: path.clone(), source })?;
     let mut meta = reader.meta().clone();
-    meta.distrusted = true;
+    meta.distrusted = cut.distrusted;
     // A segment that goes whole leaves the one before it, if there is one, as the last.
     let whole = cut.offset == 0 && cut.segment > meta.first_sequence;
     (meta.floor_sequence, meta.floor_offset) = (cut.segment - u32::from(whole), cut.offset);
@@ -96,6 +100,6 @@ fn distrust(directory: &Path, reader: &Reader, cut: &Cut) -> Result<(), Failure>
 /// Reads the log again: it must be what was wanted. Gives its last index.
 pub fn check(directory: &Path) -> Result<u64, LogError> {
     let reader = Reader::open(directory)?;
-    let end = reader.scan(&mut |_| std::ops::ControlFlow::Continue(()))?;
+    let end = reader.scan_past_damage(&mut |_| std::ops::ControlFlow::Continue(()))?;
     Ok(end.sequence.last_index())
 }

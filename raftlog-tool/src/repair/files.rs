@@ -29,9 +29,12 @@ pub fn segments(directory: &Path) -> Result<Vec<u32>, Failure> {
     Ok(sequences)
 }
 
-/// The first `length` bytes of a file, or what there is.
+/// The first `length` bytes of a file, or what there is; none if it is missing.
 pub fn read_start(path: &Path, length: usize) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
+    if !path.exists() {
+        return Ok(bytes);
+    }
     let file = File::open(path).map_err(failed("open", path))?;
     file.take(length as u64).read_to_end(&mut bytes).map_err(failed("read", path))?;
     Ok(bytes)
@@ -60,9 +63,12 @@ pub fn cut_directory(parent: &Path) -> Result<PathBuf, Failure> {
     unreachable!("some number is free")
 }
 
-/// Copies a file into `directory`, with its name.
+/// Copies a file into `directory`, with its name; one that is there already is the older one, and stays.
 pub fn copy_into(file: &Path, directory: &Path) -> Result<(), Failure> {
     let target = directory.join(file.file_name().unwrap_or_default());
+    if target.exists() {
+        return Ok(());
+    }
     fs::copy(file, &target).map_err(failed("copy", file))?;
     File::open(&target).and_then(|copy| copy.sync_all()).map_err(failed("fsync", &target))?;
     sync_directory(directory)
@@ -91,6 +97,13 @@ pub fn zero(file: &Path, offset: u64, end: u64) -> Result<(), Failure> {
         handle.write_all_at(&ZEROS[..length], at).map_err(failed("write zeros to", file))?;
         at += length as u64;
     }
+    handle.sync_all().map_err(failed("fsync", file))
+}
+
+/// Writes bytes into a file in place.
+pub fn write_at(file: &Path, bytes: &[u8], offset: u64) -> Result<(), Failure> {
+    let handle = OpenOptions::new().write(true).open(file).map_err(failed("open", file))?;
+    handle.write_all_at(bytes, offset).map_err(failed("write", file))?;
     handle.sync_all().map_err(failed("fsync", file))
 }
 

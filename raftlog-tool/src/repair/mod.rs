@@ -32,6 +32,8 @@ struct Report {
     damage: Option<String>,
     /// Highest index that can be read.
     last_index: u64,
+    /// Of the entries that cannot be read; one behind the last if there is none.
+    first_damaged_index: u64,
     actions: Vec<Action>,
     /// Where what was there before is kept.
     kept_in: Option<PathBuf>,
@@ -51,12 +53,17 @@ pub fn run(arguments: &RepairArguments, output: &mut Output) -> Result<u8, Failu
         schema: SCHEMA,
         type_name: "repair",
         applied: false,
-        damage: assessment.damage().map(ToString::to_string),
+        damage: assessment.damage(),
         last_index: assessment.last_index,
+        first_damaged_index: assessment.first_damaged(),
         actions,
         kept_in: None,
-        exit_code: if assessment.damage().is_some() { DAMAGE } else { CLEAN },
+        exit_code: CLEAN,
     };
+    let known = report.actions.iter().any(|action| matches!(action, Action::Rewrite { .. }));
+    if report.damage.is_some() || known && !arguments.apply {
+        report.exit_code = DAMAGE;
+    }
     if arguments.apply && !report.actions.is_empty() {
         let backup = arguments.backup.as_deref();
         let kept_in = apply::carry_out(directory, &assessment.reader, &report.actions, backup)?;
@@ -68,7 +75,9 @@ pub fn run(arguments: &RepairArguments, output: &mut Output) -> Result<u8, Failu
             !lost || Some(report.last_index + 1) == arguments.truncate_at,
             "the cut is where it was wanted"
         );
-        report.exit_code = if lost { LOSS } else { CLEAN };
+        if lost {
+            report.exit_code = LOSS;
+        }
     }
     match arguments.format {
         ReportFormat::Json => {
@@ -84,7 +93,7 @@ fn print(arguments: &RepairArguments, report: &Report, output: &mut Output) -> s
     let directory = arguments.directory.display();
     if let Some(damage) = &report.damage {
         output.styled(text::BAD, "damaged")?;
-        writeln!(output, ": {damage}")?;
+        writeln!(output, ": {}", damage.replace('\n', "\ndamaged: "))?;
     }
     for action in &report.actions {
         print_action(action, report.applied, output)?;
@@ -92,36 +101,48 @@ fn print(arguments: &RepairArguments, report: &Report, output: &mut Output) -> s
     if let Some(kept_in) = &report.kept_in {
         writeln!(output, "kept: what was there before is in {}", kept_in.display())?;
     }
-    if report.exit_code == LOSS {
+    if let Some(Action::Truncate(cut)) = report.actions.last().filter(|_| report.applied) {
         output.styled(text::WARNING, "loss")?;
-        writeln!(
+        let then = match cut.distrusted {
+            true => "so it does not vote until it has caught up with the others",
+            false => "and as the only member there ever was it goes on without them",
+        };
+        let last = report.last_index;
+        return writeln!(
             output,
-            ": the log ends at entry {} now; acknowledged entries may be gone from this node, so it does not vote until \
-             it has caught up with the others",
-            report.last_index
-        )
-    } else if report.applied {
-        writeln!(output, "done: the log can be read to its last entry, {}", report.last_index)
-    } else if !report.actions.is_empty() {
-        writeln!(output, "dry run: nothing was changed; add --apply to do this")
-    } else if report.damage.is_some() {
-        writeln!(
-            output,
-            "nothing can be mended without loss. The other nodes have the entries: start this node in its cluster, or \
-             remove it and let a new one join. Where there is no other node, cut the log behind what can be read: \
-             raftlog-tool repair --truncate-at {} --accept-data-loss {directory}",
-            report.last_index + 1
-        )
-    } else {
-        output.styled(text::GOOD, "clean")?;
-        writeln!(output, ": there is nothing to repair in {directory}")
+            ": the log ends at entry {last} now; acknowledged entries may be gone from this node, {then}"
+        );
     }
+    if report.applied {
+        writeln!(output, "done")?;
+    } else if !report.actions.is_empty() {
+        writeln!(output, "dry run: nothing was changed; add --apply to do this")?;
+    } else if report.damage.is_none() {
+        output.styled(text::GOOD, "clean")?;
+        writeln!(output, ": there is nothing to repair in {directory}")?;
+    }
+    if report.damage.is_some() && arguments.truncate_at.is_none() {
+        writeln!(
+            output,
+            "the damage cannot be mended without loss. The other nodes have the entries: start this node in its cluster, or \
+             remove it and let a new one join. Where there is no other node, give up what is damaged and all behind it: \
+             raftlog-tool repair --truncate-at {} --accept-data-loss {directory}",
+            report.first_damaged_index
+        )?;
+    }
+    Ok(())
 }
 
 fn print_action(action: &Action, done: bool, output: &mut Output) -> std::io::Result<()> {
     let would = if done { "" } else { "would " };
     let past = |now: &'static str, then: &'static str| if done { then } else { now };
     match action {
+        Action::Rewrite { file, offset, what, .. } => writeln!(
+            output,
+            "known: {would}{} {what}, {} at offset {offset}",
+            past("write anew", "wrote anew"),
+            file_name(file),
+        ),
         Action::ZeroTorn { file, offset, bytes, reason } => writeln!(
             output,
             "torn: {would}{} {bytes} bytes of {} from offset {offset}, never acknowledged ({reason})",

@@ -1,20 +1,22 @@
 //! What would be done to a log, decided without changing it.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use redisraft::log::index_file::{encode_header, FrameBuilder, IndexEntry};
+use redisraft::log::index_file::{self, encode_header, FrameBuilder, IndexEntry};
 use redisraft::log::record::{record_bytes, RecordType};
 use redisraft::log::segment::{
     index_path, parse_file_name, segment_path, FileName, HeaderState, SegmentHeader, SEGMENT_HEADER_BYTES,
 };
-use redisraft::log::{LogError, Reader, ScanEnd, Torn};
+use redisraft::log::{LogError, ReadRecord, Reader, Rewrite, ScanEnd, Torn};
+use redisraft::node::members::Members;
 use serde::Serialize;
 
 use super::files;
 use crate::cli::RepairArguments;
 use crate::failure::Failure;
-use crate::source::Place;
+use crate::source::{Place, HOLE_ADVICE};
 
 /// What was found.
 pub struct Assessment {
@@ -26,12 +28,32 @@ pub struct Assessment {
     cut_record: Option<Place>,
     /// Behind the last record that can be read.
     end: Option<Place>,
+    members: MembersSeen,
+}
+
+/// Who the cluster is, as far as the log says.
+#[derive(Default)]
+struct MembersSeen {
+    /// Before the cut: whether this node is the only member; `None` without a membership.
+    only_this: Option<bool>,
+    /// A membership is cut away, or cannot be read, or something was truncated: an only member never does that.
+    changed: bool,
 }
 
 /// One change.
 #[derive(Debug, Serialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Action {
+    /// Damaged bytes that are known all the same are written anew, as a start would do.
+    Rewrite {
+        file: PathBuf,
+        offset: u64,
+        what: String,
+        #[serde(skip)]
+        bytes: Vec<u8>,
+        #[serde(skip)]
+        segment: u32,
+    },
     /// A torn tail becomes zeros, as a start would do.
     ZeroTorn { file: PathBuf, offset: u64, bytes: u64, reason: String },
     /// An index file is made anew from its segment.
@@ -49,6 +71,9 @@ pub struct Cut {
     pub file: PathBuf,
     /// 0: the whole segment goes.
     pub offset: u64,
+    /// The node does not vote until it has caught up. False where it is the only member that ever was: nobody else can
+    /// have what is gone, or be told otherwise.
+    pub distrusted: bool,
     /// Files of later segments.
     pub moved: Vec<PathBuf>,
 }
@@ -59,7 +84,9 @@ impl Assessment {
         let reader = Reader::open(directory)?;
         let mut last_index = reader.meta().base_index;
         let (mut cut_record, mut end) = (None, None);
-        let found = reader.scan(&mut |read| {
+        let mut members = MembersSeen::default();
+        let node_id = reader.meta().owner.node_id;
+        let found = reader.scan_past_damage(&mut |read| {
             let header = &read.record.header;
             let place = (read.segment_sequence, read.record.offset);
             if read.record.record_type.entry_kind().is_some() {
@@ -68,8 +95,12 @@ impl Assessment {
                     cut_record = Some(place);
                 }
             } else if read.record.record_type == RecordType::Truncate {
+                members.changed = true;
                 last_index = (header.index - 1).max(reader.meta().base_index);
                 cut_record = cut_record.filter(|_| truncate_at.is_some_and(|cut| cut < header.index));
+            }
+            if read.record.record_type == RecordType::Membership {
+                members.see(&read, truncate_at.is_none_or(|cut| header.index >= cut), node_id);
             }
             end = Some((place.0, place.1 + record_bytes(header.length)));
             ControlFlow::Continue(())
@@ -78,22 +109,39 @@ impl Assessment {
             Ok(_) | Err(LogError::Corrupt { .. } | LogError::Foreign { .. }) => {}
             Err(error) => return Err(error.clone().into()),
         }
-        Ok(Assessment { reader, found, last_index, cut_record, end })
+        Ok(Assessment { reader, found, last_index, cut_record, end, members })
     }
 
-    /// The damage, if there is any.
-    pub fn damage(&self) -> Option<&LogError> {
-        self.found.as_ref().err()
+    /// The damage that is not made good by writing what is known, if there is any.
+    pub fn damage(&self) -> Option<String> {
+        match &self.found {
+            Err(error) => Some(error.to_string()),
+            Ok(end) => {
+                let holes: Vec<String> = end.holes().map(|hole| format!("{hole}; {HOLE_ADVICE}")).collect();
+                (!holes.is_empty()).then(|| holes.join("\n"))
+            }
+        }
+    }
+
+    /// The first entry that cannot be read.
+    pub fn first_damaged(&self) -> u64 {
+        let hole = self.found.as_ref().ok().and_then(|end| end.holes().next());
+        hole.map_or(self.last_index + 1, |hole| hole.index)
     }
 
     /// What the arguments ask for, as far as it is needed. Without a choice: all that loses nothing.
     pub fn plan(&self, arguments: &RepairArguments) -> Result<Vec<Action>, Failure> {
         let directory = &arguments.directory;
         if let Some(index) = arguments.truncate_at {
-            return Ok(vec![Action::Truncate(self.cut(directory, index)?)]);
+            let cut = self.cut(directory, index)?;
+            let place = (cut.segment, cut.offset);
+            let kept = |action: &Action| matches!(action, Action::Rewrite { segment, offset, .. } if (*segment, *offset) < place);
+            let mut actions: Vec<Action> = self.rewrites().into_iter().filter(kept).collect();
+            actions.push(Action::Truncate(cut));
+            return Ok(actions);
         }
         let all = !arguments.rebuild_index && !arguments.truncate_torn;
-        let mut actions = Vec::new();
+        let mut actions = if all { self.rewrites() } else { Vec::new() };
         let Ok(end) = &self.found else { return Ok(actions) };
         if let Some(Torn { file, offset, bytes, reason }) =
             end.torn.clone().filter(|_| all || arguments.truncate_torn)
@@ -109,6 +157,15 @@ impl Assessment {
             }));
         }
         Ok(actions)
+    }
+
+    fn rewrites(&self) -> Vec<Action> {
+        let Ok(end) = &self.found else { return Vec::new() };
+        let rewrite = |rewrite: &Rewrite| {
+            let Rewrite { file, sequence, offset, bytes, what } = rewrite.clone();
+            Action::Rewrite { file, offset, what, bytes, segment: sequence }
+        };
+        end.rewrites.iter().map(rewrite).collect()
     }
 
     fn cut(&self, directory: &Path, index: u64) -> Result<Cut, Failure> {
@@ -127,7 +184,7 @@ impl Assessment {
                 self.last_index
             )));
         }
-        let (segment, offset) = match (self.cut_record, self.damage()) {
+        let (segment, offset) = match (self.cut_record, self.found.as_ref().err()) {
             (Some(place), _) => place,
             (None, Some(damage)) => self.damaged_place(damage)?,
             (None, None) => {
@@ -138,7 +195,9 @@ impl Assessment {
             }
         };
         let moved = moved(directory, segment, offset == 0 && segment > meta.first_sequence)?;
-        Ok(Cut { index, segment, file: segment_path(directory, segment), offset, moved })
+        let alone = self.found.is_ok() && self.members.only_this == Some(true) && !self.members.changed;
+        let file = segment_path(directory, segment);
+        Ok(Cut { index, segment, file, offset, distrusted: !alone || meta.distrusted, moved })
     }
 
     /// Where what can be read ends.
@@ -160,6 +219,17 @@ impl Assessment {
             )));
         }
         Ok((sequence, if offset < SEGMENT_HEADER_BYTES as u64 { 0 } else { offset }))
+    }
+}
+
+impl MembersSeen {
+    fn see(&mut self, read: &ReadRecord, cut: bool, node_id: u64) {
+        match Members::decode(read.record.payload) {
+            Ok(members) if !cut && read.hole.is_none() => {
+                self.only_this = Some(members.0.keys().eq([&node_id]));
+            }
+            _ => self.changed = true,
+        }
     }
 }
 
@@ -191,24 +261,36 @@ fn header(path: &Path) -> Result<HeaderState, Failure> {
     Ok(SegmentHeader::decode(&block))
 }
 
-/// The index file of a segment, from its records before `end`; `None` without a valid header.
+/// The index file of a segment, from its records before `end`; `None` without a valid header. What the old one says of
+/// records that cannot be read is kept: it tells what they were.
 pub fn index_of(reader: &Reader, file: &Path, segment: u32, end: u64) -> Result<Option<Vec<u8>>, Failure> {
     let HeaderState::Valid(SegmentHeader { salt, .. }) = header(file)? else { return Ok(None) };
-    let mut frames = FrameBuilder::new(salt);
-    let scan = reader.scan(&mut |read| {
+    let old = files::read_start(&file.with_extension("idx"), usize::MAX)?;
+    let mut entries = BTreeMap::new();
+    let mut add = |entry: IndexEntry| {
+        entries.insert(entry.offset, entry);
+    };
+    index_file::entries(&old, salt).filter(|entry| entry.end() <= end).for_each(&mut add);
+    let scan = reader.scan_past_damage(&mut |read| {
         let record = &read.record;
         if (read.segment_sequence, record.offset) >= (segment, end) {
             return ControlFlow::Break(());
         }
-        if read.segment_sequence == segment && record.record_type.is_indexed() {
-            frames.push(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
+        if read.segment_sequence == segment && record.record_type.is_indexed() && read.hole.is_none() {
+            add(IndexEntry::of(&record.header, record.record_type, record.offset as u32));
         }
         ControlFlow::Continue(())
     });
     match scan {
+        Ok(found) => {
+            let lost = found.lost.iter().filter(|lost| lost.sequence == segment && lost.end() <= end);
+            lost.filter_map(|lost| lost.index_entry()).for_each(&mut add);
+        }
         // What is damaged lies behind the cut.
-        Ok(_) | Err(LogError::Corrupt { .. } | LogError::Foreign { .. }) => {}
+        Err(LogError::Corrupt { .. } | LogError::Foreign { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(Some([&encode_header(salt, segment)[..], &frames.take()].concat()))
+    let mut frames = FrameBuilder::new(salt);
+    entries.into_values().for_each(|entry| frames.push(entry));
+    Ok(Some([&encode_header(salt, segment)[..], frames.bytes()].concat()))
 }

@@ -97,13 +97,19 @@ fn logs_of_two_clusters_are_not_compared() {
 }
 
 #[test]
-fn damage_is_told_behind_the_comparison() {
-    let (left, right) = pair(&[(2, SET), (2, SET)], &[(2, SET), (2, SET)]);
+fn a_damaged_entry_is_compared_by_what_is_known_of_it() {
+    let entries: [(u64, &[u8]); 4] = [(2, SET); 4];
+    let (left, right) = pair(&entries, &entries);
     let bytes = std::fs::read(right.segment()).expect("read");
     let at = bytes.windows(3).rposition(|window| window == b"key").expect("the last entry");
     change(&right.segment(), |bytes| bytes[at] ^= 1);
     let output = tool(&["diff", &left.name, &right.name]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(text(&output.stdout).contains("equal: entries 1..=3"), "{output:?}");
-    assert!(text(&output.stderr).contains("damaged"), "{output:?}");
+    assert!(text(&output.stdout).contains("equal: entries 1..=6"), "{output:?}");
+    assert!(text(&output.stderr).contains("(entry 6 of term 2): damaged"), "{output:?}");
+    change(&right.segment(), |bytes| bytes[at] ^= 1);
+    right.wreck("0000000001.log", right.place(2).1);
+    let output = tool(&["diff", &left.name, &right.name]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stdout).contains("equal: entries 1..=1"), "{output:?}");
 }

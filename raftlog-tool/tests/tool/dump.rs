@@ -126,18 +126,45 @@ fn colours_are_for_terminals_or_on_demand() {
 }
 
 #[test]
-fn all_before_the_damage_is_printed() {
-    let fixture = Fixture::standard();
+fn a_damaged_entry_is_shown_as_such_and_what_is_behind_it_too() {
+    let payloads: Vec<_> = (1..=4).map(|number| effects(&[&format!("SET key:{number} v")])).collect();
+    let fixture = Fixture::with_entries(&payloads);
     let clean = run(0, &["dump", &fixture.name]);
-    // The payload of the replaced entry 3, in the last batch: something behind it proves that it was durable.
-    let bytes = std::fs::read(fixture.segment()).expect("read");
-    let at = bytes.windows(4).position(|window| window == b"OOPS").expect("entry 3");
-    fixture.flip("0000000001.log", at);
+    fixture.flip_payload(b"key:2");
     let output = tool(&["dump", &fixture.name]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert_eq!(lines(&text(&output.stdout)), lines(&clean)[..3]);
+    let (shown, clean) = (text(&output.stdout), lines(&clean));
+    assert_eq!((&lines(&shown)[..3], &lines(&shown)[4..]), (&clean[..3], &clean[4..]));
+    assert!(lines(&shown)[3].starts_with("    (damaged) expected crc "), "{shown}");
     let complaint = text(&output.stderr);
-    assert!(complaint.contains("0000000001.log at offset") && complaint.contains("(entry 3"), "{complaint}");
+    assert!(
+        complaint.contains("(entry 2 of term 1): damaged") && complaint.contains("fetches it"),
+        "{complaint}"
+    );
+    let document = json(&run(1, &["dump", "--format", "json", &fixture.name]));
+    assert_eq!(
+        (&document["complete"], document["records"].as_array().map(Vec::len)),
+        (&false.into(), Some(4))
+    );
+    assert!(document["records"][1]["damage"]["expected"].is_string(), "{document}");
+    assert!(run(1, &["dump", "--headers", &fixture.name]).contains(" (damaged)"));
+    let last = run(1, &["dump", "--key", "*", "--last", "2", &fixture.name]);
+    assert_eq!(lines(&last), clean[4..]);
+    assert!(run(1, &["stat", &fixture.name]).contains("damaged   1 entries"));
+    assert_eq!(run(1, &["find", "--key", "key:*", &fixture.name]).lines().count(), 3);
+}
+
+#[test]
+fn all_before_damage_that_nothing_identifies_is_printed() {
+    let payloads: Vec<_> = (1..=8).map(|number| effects(&[&format!("SET key:{number} v")])).collect();
+    let fixture = Fixture::with_entries(&payloads);
+    let clean = run(0, &["dump", &fixture.name]);
+    fixture.wreck("0000000001.log", fixture.place(3).1);
+    let output = tool(&["dump", &fixture.name]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(lines(&text(&output.stdout)), lines(&clean)[..4]);
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("0000000001.log at offset") && complaint.contains("(entry 3)"), "{complaint}");
     let document = run(1, &["dump", "--format", "json", &fixture.name]);
     assert_eq!(json(&document)["complete"], false, "a JSON document is closed all the same");
 }

@@ -135,6 +135,18 @@ fn keys_whose_time_is_over_need_an_append_only_file_and_are_told() {
 }
 
 #[test]
+fn an_export_ends_before_a_damaged_entry() {
+    let payloads: Vec<_> = (1..=4).map(|number| effects(&[&format!("SET key:{number} v")])).collect();
+    let fixture = Fixture::with_entries(&payloads);
+    fixture.flip_payload(b"key:3");
+    for to in ["3", "4"] {
+        assert!(complaint(1, &["export", "--to", to, &fixture.name]).contains("or export up to --to 2"));
+    }
+    assert_eq!(text(&export(&fixture, &["--to", "2"]).0), text(&payloads[..2].concat()));
+    assert_eq!(text(&export(&fixture, &["--from", "4", "--to", "4"]).0), text(&payloads[3]));
+}
+
+#[test]
 fn an_entry_that_is_no_whole_command_ends_the_export() {
     let fixture = Fixture::with_entries(&[effects(&["SET a 1"]), b"*1\r\n".to_vec()]);
     let output = tool(&["export", "--all", &fixture.name]);

@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::mpsc::{channel, Receiver};
-use std::time::Duration;
+use std::sync::mpsc::{channel, Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 
 use redisraft::log::Kind;
 
@@ -25,7 +25,7 @@ fn a_running_node_is_read_and_named() {
 }
 
 #[test]
-fn reading_while_entries_are_written_and_truncated_never_sees_damage() {
+fn reading_while_entries_are_written_truncated_and_purged_never_sees_damage() {
     let fixture = Fixture::empty();
     let mut writer = fixture.create_as(5, 64 << 10);
     writer.append(1, Kind::Normal, SET);
@@ -33,13 +33,15 @@ fn reading_while_entries_are_written_and_truncated_never_sees_damage() {
         let (stop, stopped) = channel::<()>();
         scope.spawn(move || {
             let mut term = 1;
-            while stopped.try_recv().is_err() {
+            // Ends with the test, whether it is red or green.
+            while stopped.try_recv() == Err(TryRecvError::Empty) {
                 for _ in 0..20 {
                     writer.append_all(term, Kind::Normal, &[SET; 7]);
                 }
                 term += 1;
                 let last = writer.log.last_index();
                 writer.replace(last - 3, term, SET);
+                writer.log.purge(last.saturating_sub(2000));
             }
         });
         for _ in 0..6 {
@@ -48,8 +50,48 @@ fn reading_while_entries_are_written_and_truncated_never_sees_damage() {
                 assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
             }
         }
+        wait_until("a segment is purged", || !fixture.segment().exists());
         stop.send(()).expect("the writer runs");
     });
+}
+
+#[test]
+fn a_purged_log_begins_later() {
+    let fixture = Fixture::empty();
+    let mut writer = fixture.create();
+    let payload = effects(&[&format!("SET k {}", "v".repeat(1000))]);
+    for _ in 0..12 {
+        writer.append(1, Kind::Normal, &payload);
+    }
+    writer.log.purge(6);
+    let first = writer.log.first_index();
+    assert!((2..=7).contains(&first), "{first}");
+    wait_until("the first segment is purged", || !fixture.segment().exists());
+    let entries = format!("{} entries ({first}..=12)", 13 - first);
+    assert!(run(0, &["verify", "--deep", &fixture.name]).contains(&entries));
+    assert!(run(0, &["dump", &fixture.name]).starts_with(&format!("{first} term 1 ")));
+    assert!(run(0, &["meta", &fixture.name]).contains(&format!("behind entry {} of term 1", first - 1)));
+    let refused = complaint(2, &["export", "--all", &fixture.name]);
+    assert!(refused.contains(&format!("begins at entry {first}")), "{refused}");
+    let index = first.to_string();
+    assert_eq!(run(0, &["export", "--from", &index, "--to", &index, &fixture.name]), text(&payload));
+    drop(writer);
+    let below = (first - 1).to_string();
+    let arguments = ["repair", "--accept-data-loss", "--truncate-at", &below, &fixture.name];
+    assert!(complaint(2, &arguments).contains("is in a snapshot"));
+    let arguments = ["repair", "--accept-data-loss", "--apply", "--truncate-at", &index, &fixture.name];
+    assert!(run(6, &arguments).contains(&format!("the log ends at entry {below} now")));
+    let (log, _) =
+        redisraft::log::Log::open(&fixture.path, Default::default(), Box::new(|| ())).expect("open");
+    assert_eq!((log.first_index(), log.last_index(), log.is_trusted()), (first, first - 1, false));
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Lines of a process, as they come.

@@ -32,15 +32,6 @@ fn contents(log: &Log) -> Vec<(u64, u64)> {
     (log.first_index()..=log.last_index()).map(|index| (index, read(index).term)).collect()
 }
 
-/// Place of the record of an entry: file name and offset.
-fn place(fixture: &Fixture, index: u64) -> (String, usize) {
-    let index = index.to_string();
-    let arguments = ["dump", "--format", "jsonl", "--from", &index, "--to", &index, &fixture.name];
-    let object = &json_lines(&run(0, &arguments))[0];
-    let offset = object["offset"].as_u64().expect("an offset") as usize;
-    (object["file"].as_str().expect("a file").to_string(), offset)
-}
-
 fn copy_of(fixture: &Fixture) -> Fixture {
     let copy = Fixture::empty();
     std::fs::create_dir(&copy.path).expect("create");
@@ -85,9 +76,9 @@ fn a_clean_log_needs_nothing() {
 fn a_dry_run_changes_not_one_byte() {
     let fixture = Fixture::empty();
     several_segments(&fixture);
-    let (file, offset) = place(&fixture, 4);
+    let (file, offset) = fixture.place(4);
     let torn = |fixture: &Fixture| {
-        let (file, _) = place(fixture, 9);
+        let (file, _) = fixture.place(9);
         change(&fixture.file(&file), |bytes| {
             let end = bytes.iter().rposition(|byte| *byte != 0).expect("records");
             bytes[end + 600] = 7;
@@ -177,40 +168,135 @@ fn damage_is_cut_away_where_it_stands() {
     let fixture = Fixture::empty();
     let entries = several_segments(&fixture);
     for index in 2..entries.len() as u64 {
-        let (file, offset) = place(&fixture, index);
+        let (file, offset) = fixture.place(index);
         let copy = copy_of(&fixture);
         copy.flip(&file, offset + 34);
         let broken = copy.content();
-        assert!(open(&copy.path).is_err(), "entry {index} is damaged");
         let shown = run(1, &["repair", "--apply", &copy.name]);
-        assert!(shown.contains("nothing can be mended without loss"), "{shown}");
-        let highest = json(&run(1, &["repair", "--format", "json", &copy.name]))["last_index"].as_u64();
-        let highest = highest.expect("a number") + 1;
-        let wrong = (highest + 1).to_string();
-        let refused = complaint(2, &["repair", "--truncate-at", &wrong, "--accept-data-loss", &copy.name]);
-        assert!(refused.contains(&format!("give --truncate-at {highest} or less")), "{refused}");
-        cut_at(highest, &copy);
-        // What was cut is kept, as whole files: putting it back undoes all.
-        let kept = kept(&copy.path);
-        for (path, bytes) in broken.iter().filter(|(path, _)| !path.ends_with("LOCK")) {
-            let aside = kept.join(path.file_name().expect("a name"));
-            let found = std::fs::read(if aside.exists() { aside } else { path.clone() }).expect("read");
-            assert!(&found == bytes, "{}", path.display());
-        }
-        let (log, _) = open(&copy.path).expect("open");
-        assert_eq!(log.last_index(), highest - 1);
+        assert!(shown.contains(&format!("(entry {index} of term ")), "{shown}");
+        assert!(shown.contains(&format!("--truncate-at {index} --accept-data-loss")), "{shown}");
+        cut_at(index, &copy);
+        assert_all_is_kept(&copy, &broken);
+        let (log, recovery) = open(&copy.path).expect("open");
+        assert_eq!((contents(&log), recovery.holes.len()), (entries[..index as usize - 1].to_vec(), 0));
+    }
+}
+
+/// What was cut is kept, as whole files: putting it back undoes all.
+fn assert_all_is_kept(fixture: &Fixture, before: &[(PathBuf, Vec<u8>)]) {
+    let kept = kept(&fixture.path);
+    for (path, bytes) in before.iter().filter(|(path, _)| !path.ends_with("LOCK")) {
+        let aside = kept.join(path.file_name().expect("a name"));
+        let found = std::fs::read(if aside.exists() { aside } else { path.clone() }).expect("read");
+        assert!(&found == bytes, "{}", path.display());
     }
 }
 
 #[test]
-fn a_segment_without_its_header_goes_whole() {
-    for (name, last) in [("0000000002.log", None), ("0000000001.log", Some(0))] {
+fn a_hole_before_the_cut_stays_one() {
+    let fixture = Fixture::empty();
+    let payloads: Vec<_> = (1..=6).map(|number| effects(&[&format!("SET key:{number} v")])).collect();
+    let borrowed: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+    fixture.create().append_all(1, Kind::Normal, &borrowed);
+    fixture.flip_payload(b"key:2");
+    for cut in [5, 3] {
+        cut_at(cut, &fixture);
+        let (log, recovery) = open(&fixture.path).expect("open");
+        let holes: Vec<u64> = recovery.holes.iter().map(|hole| hole.index).collect();
+        assert_eq!((log.last_index(), holes), (cut - 1, vec![2]), "the index still says what it was");
+    }
+}
+
+#[test]
+fn damage_that_nothing_identifies_is_cut_away() {
+    let fixture = Fixture::empty();
+    let payloads: Vec<_> = (1..=8).map(|number| effects(&[&format!("SET key:{number} v")])).collect();
+    let borrowed: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+    let mut writer = fixture.create();
+    writer.append_all(1, Kind::Normal, &borrowed);
+    writer.append(2, Kind::NoOp, b"");
+    drop(writer);
+    let (file, offset) = fixture.place(4);
+    fixture.wreck(&file, offset);
+    let broken = fixture.content();
+    assert!(open(&fixture.path).is_err());
+    let shown = run(1, &["repair", "--apply", &fixture.name]);
+    assert!(shown.contains("cannot be mended without loss") && shown.contains("--truncate-at 4 "), "{shown}");
+    let refused = complaint(2, &["repair", "--truncate-at", "5", "--accept-data-loss", &fixture.name]);
+    assert!(refused.contains("give --truncate-at 4 or less"), "{refused}");
+    cut_at(4, &fixture);
+    assert_all_is_kept(&fixture, &broken);
+    let (log, _) = open(&fixture.path).expect("open");
+    assert_eq!((log.last_index(), log.is_trusted()), (3, false));
+}
+
+#[test]
+fn what_is_known_is_written_anew() {
+    for (name, offset) in
+        [("0000000001.log", 4096 + 9), ("0000000002.log", 60), ("0000000002.log", 4096 + 33)]
+    {
         let fixture = Fixture::empty();
         let entries = several_segments(&fixture);
+        let before = std::fs::read(fixture.file(name)).expect("read");
+        fixture.flip(name, offset);
+        let shown = run(1, &["repair", &fixture.name]);
+        assert!(shown.contains("known: would write anew") && shown.contains("dry run"), "{shown}");
+        let shown = run(0, &["repair", "--apply", &fixture.name]);
+        assert!(shown.contains("known: wrote anew"), "{shown}");
+        assert!(std::fs::read(fixture.file(name)).expect("read") == before, "{name} at {offset}");
+        let (log, recovery) = open(&fixture.path).expect("open");
+        assert_eq!((contents(&log), recovery.rewritten.len(), log.is_trusted()), (entries, 0, true));
+    }
+}
+
+#[test]
+fn the_only_member_there_ever_was_is_not_distrusted() {
+    let other = MEMBER.to_vec();
+    let two = [
+        &other[..],
+        b"*5\r\n$6\r\nMEMBER\r\n$1\r\n6\r\n$5\r\nvoter\r\n$6\r\nhost:2\r\n$10\r\nhost:10002\r\n",
+    ]
+    .concat();
+    type Payloads<'p> = &'p [&'p [u8]];
+    let cases: [(Payloads, Payloads, bool); 5] = [
+        (&[MEMBER], &[], true),
+        (&[MEMBER, MEMBER], &[], true),
+        (&[MEMBER, &two], &[], false),
+        (&[MEMBER], &[&two], false),
+        (&[], &[], false),
+    ];
+    for (before, after, trusted) in cases {
+        let fixture = Fixture::empty();
+        let mut writer = fixture.create();
+        before.iter().for_each(|members| writer.append(1, Kind::Membership, members));
+        writer.append_all(1, Kind::Normal, &[SET, SET]);
+        after.iter().for_each(|members| writer.append(1, Kind::Membership, members));
+        drop(writer);
+        let shown = cut_at(before.len() as u64 + 2, &fixture);
+        assert_eq!(shown.contains("goes on without them"), trusted, "{shown}");
+        assert_eq!(open(&fixture.path).expect("open").0.is_trusted(), trusted);
+    }
+    // A membership that was truncated is not the one in force.
+    let fixture = Fixture::empty();
+    let mut writer = fixture.create();
+    writer.append(1, Kind::Membership, &two);
+    writer.append(1, Kind::Membership, MEMBER);
+    writer.replace(2, 2, SET);
+    writer.append(2, Kind::Normal, SET);
+    drop(writer);
+    cut_at(3, &fixture);
+    assert!(!open(&fixture.path).expect("open").0.is_trusted());
+}
+
+#[test]
+fn a_segment_without_its_header_and_its_first_record_goes_whole() {
+    for name in ["0000000003.log", "0000000001.log"] {
+        let fixture = Fixture::empty();
+        several_segments(&fixture);
+        fixture.wreck(name, 4096);
         fixture.flip(name, 30);
         let object = json(&run(1, &["repair", "--format", "json", &fixture.name]));
         let found = object["last_index"].as_u64().expect("a number");
-        assert!(last.is_none_or(|last| found == last) && found < entries.len() as u64, "{object}");
         let shown = cut_at(found + 1, &fixture);
         assert!(shown.contains(&format!("{name} whole")), "{shown}");
         let mut writer = fixture.open();
@@ -225,7 +311,7 @@ fn a_segment_without_its_header_goes_whole() {
 fn a_repair_that_was_interrupted_is_done_by_doing_it_again() {
     let fixture = Fixture::empty();
     let entries = several_segments(&fixture);
-    let (file, offset) = place(&fixture, 3);
+    let (file, offset) = fixture.place(3);
     fixture.flip(&file, offset + 40);
     let before = copy_of(&fixture);
     let object = json(&run(
@@ -259,7 +345,12 @@ fn a_repair_that_was_interrupted_is_done_by_doing_it_again() {
             }
         }
         let opened = open(&halfway.path);
-        assert!(opened.is_err() || contents(&opened.expect("open").0) == entries[..2], "after step {done}");
+        let good = |log: &Log| log.last_index() == 2 && contents(log) == entries[..2];
+        let holed = |found: &Recovery| found.holes.iter().any(|hole| hole.index == 3);
+        assert!(
+            opened.is_err() || opened.is_ok_and(|(log, found)| good(&log) || holed(&found)),
+            "after step {done}"
+        );
         let again = tool(&["repair", "--truncate-at", "3", "--accept-data-loss", "--apply", &halfway.name]);
         let finished = done == steps.len();
         assert_eq!(again.status.code(), Some(if finished { 2 } else { 6 }), "after step {done}: {again:?}");

@@ -141,6 +141,29 @@ impl Fixture {
         self.file("0000000001.log")
     }
 
+    /// Place of the record of an entry: file name and offset.
+    pub fn place(&self, index: u64) -> (String, usize) {
+        let index = index.to_string();
+        let arguments = ["dump", "--format", "jsonl", "--from", &index, "--to", &index, &self.name];
+        let object = &json_lines(&text(&tool(&arguments).stdout))[0];
+        let offset = object["offset"].as_u64().expect("an offset") as usize;
+        (object["file"].as_str().expect("a file").to_string(), offset)
+    }
+
+    /// Makes several records that stand one behind the other unreadable, and all that says what they were.
+    pub fn wreck(&self, name: &str, offset: usize) {
+        std::fs::remove_file(self.file(&name.replace(".log", ".idx"))).expect("remove");
+        change(&self.file(name), |bytes| bytes[offset..offset + 150].fill(0xa5));
+    }
+
+    /// Flips bits of the first place where the first segment holds these bytes.
+    pub fn flip_payload(&self, payload: &[u8]) {
+        change(&self.segment(), |bytes| {
+            let at = bytes.windows(payload.len()).position(|window| window == payload).expect("the payload");
+            bytes[at] ^= 0xff;
+        });
+    }
+
     /// Flips bits of one byte.
     pub fn flip(&self, name: &str, offset: usize) {
         change(&self.file(name), |bytes| bytes[offset] ^= 0xff);

@@ -36,23 +36,56 @@ fn clean_torn_or_damaged() {
 
 #[test]
 fn damage_is_named_and_nothing_is_changed() {
-    let fixture = Fixture::standard();
-    let bytes = std::fs::read(fixture.segment()).expect("read");
-    let at = bytes.windows(4).position(|window| window == b"OOPS").expect("entry 3");
-    fixture.flip("0000000001.log", at);
+    let payloads: Vec<_> = (1..=8).map(|number| effects(&[&format!("SET key:{number} v")])).collect();
+    let fixture = Fixture::with_entries(&payloads);
+    fixture.flip_payload(b"key:3");
     let before = fixture.content();
     let report = run(1, &["verify", &fixture.name]);
-    assert!(report.starts_with("damaged") && report.contains("0000000001.log at offset"), "{report}");
-    assert!(report.contains("entry 3"), "{report}");
+    assert!(report.starts_with("damaged: 8 entries (1..=8)"), "{report}");
+    assert!(report.contains("(entry 3 of term 1): damaged: expected crc "), "{report}");
     let object = json(&run(1, &["verify", "--format", "json", &fixture.name]));
-    assert_eq!(object["result"], "damaged", "{object}");
-    for command in ["dump", "stat", "meta"] {
-        let expected = i32::from(command != "meta");
-        assert_eq!(tool(&[command, &fixture.name]).status.code(), Some(expected), "{command}");
+    assert_eq!((&object["result"], &object["holes"][0]["index"]), (&"damaged".into(), &3.into()), "{object}");
+    for (command, code) in [("dump", 1), ("stat", 1), ("meta", 0)] {
+        assert_eq!(tool(&[command, &fixture.name]).status.code(), Some(code), "{command}");
+    }
+    fixture.assert_content(&before, "reading changes nothing");
+
+    let offset = object["holes"][0]["offset"].as_u64().expect("an offset") as usize;
+    fixture.wreck("0000000001.log", offset);
+    let before = fixture.content();
+    let report = run(1, &["verify", &fixture.name]);
+    assert!(report.starts_with("damaged: ") && report.contains("0000000001.log at offset"), "{report}");
+    let object = json(&run(1, &["verify", "--format", "json", &fixture.name]));
+    assert_eq!((&object["result"], &object["index"]), (&"damaged".into(), &3.into()), "{object}");
+    for command in ["dump", "stat"] {
+        assert_eq!(tool(&[command, &fixture.name]).status.code(), Some(1), "{command}");
     }
     assert_eq!(tool(&["find", "--key", "k", &fixture.name]).status.code(), Some(1));
     assert_eq!(tool(&["export", "--all", &fixture.name]).status.code(), Some(1));
     fixture.assert_content(&before, "reading changes nothing");
+}
+
+#[test]
+fn damage_whose_content_is_known_is_told_and_harms_nobody() {
+    let fixture = Fixture::standard();
+    let clean = run(0, &["dump", &fixture.name]);
+    // The mark, the first membership, the truncation, and an entry that it drops.
+    let records = json_lines(&run(0, &["dump", "--headers", "--format", "jsonl", &fixture.name]));
+    for (wanted, at, advice) in [
+        ("mark", 9, "the next start writes it anew"),
+        ("membership", 9, "the next start writes it anew"),
+        ("truncate", 9, "the next start writes it anew"),
+        ("normal", 9, "the next start writes it anew"),
+        ("normal", 34, "a later record drops it, so nothing is missing"),
+    ] {
+        let record = records.iter().find(|record| record["type"] == wanted).expect("a record");
+        let offset = record["offset"].as_u64().expect("an offset") as usize;
+        fixture.flip("0000000001.log", offset + at);
+        let report = run(1, &["verify", &fixture.name]);
+        assert!(report.starts_with("damaged: 3 entries") && report.contains(advice), "{wanted}: {report}");
+        assert_eq!(run(0, &["dump", &fixture.name]), clean, "{wanted}");
+        fixture.flip("0000000001.log", offset + at);
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(super) struct Faults {
     pub partitions: bool,
     pub crashes: bool,
     pub membership: bool,
-    /// Links are said to be broken that are not.
+    /// Links are said to be broken that are not, and nodes that they must not stand.
     pub false_hints: bool,
     /// Payloads of durable entries become unreadable, and ends of logs are cut away, on one node at a time.
     pub damage: bool,
@@ -457,6 +457,10 @@ impl World {
                     .into_iter()
                     .for_each(|id| self.input(id, Input::Transfer { target }, Vec::new()));
             }
+            0..4 if false_hints => {
+                let abstain = self.random.below(2) == 0;
+                self.input(id, Input::Abstain { abstain }, Vec::new());
+            }
             10 | 11 => self.damage(id),
             12 | 13 => self.cut_log(id),
             _ => {}
@@ -634,6 +638,9 @@ impl World {
         }
         for (id, peer) in (1..=NODES).flat_map(|id| (1..=NODES).map(move |peer| (id, peer))) {
             self.input(id, Input::PeerReachable { peer }, Vec::new());
+        }
+        for id in 1..=NODES {
+            self.input(id, Input::Abstain { abstain: false }, Vec::new());
         }
     }
 

@@ -209,7 +209,11 @@ fn only_voters_stand() {
         bench.append(2, 1, at(1, 1), &[]);
         assert_eq!(bench.give(Input::PeerUnreachable { peer: 2 }), []);
         assert_eq!(bench.raft.next_deadline_us(), u64::MAX);
-        assert_eq!(bench.hear(2, 1, Body::TimeoutNow), []);
+        let declined = bench.hear(2, 1, Body::TimeoutNow);
+        assert!(matches!(
+            declined[..],
+            [Output::Send { to: 2, message: Message { body: Body::VoteReply { granted: false }, .. } }]
+        ));
     }
 }
 
@@ -286,12 +290,67 @@ fn a_false_alarm_is_taken_back() {
     }
 }
 
+/// The leader has given the transfer up, and leads on: what it sent before is found in the mail after a pause.
+#[test]
+fn a_leader_that_speaks_again_takes_the_transfer_back() {
+    let mut bench = follower();
+    bench.now_us = TIMEOUT_US / 2;
+    bench.hear(1, 1, Body::TimeoutNow);
+    bench.append(1, 1, at(1, 1), &[]);
+    assert!(bench.raft.next_deadline_us() >= bench.now_us + TIMEOUT_US);
+    bench.give(Input::Tick);
+    assert_eq!((bench.raft.role(), bench.raft.term()), (Role::Follower, 1));
+    bench.tick();
+    assert_eq!(bench.raft.role(), Role::PreCandidate, "without the leader's word it asks first");
+    let mut bench = follower();
+    bench.append(1, 1, at(1, 1), &[]);
+    bench.hear(1, 1, Body::TimeoutNow);
+    bench.give(Input::Tick);
+    assert_eq!(bench.raft.role(), Role::Candidate, "told again behind a heartbeat");
+}
+
 #[test]
 fn only_the_leader_sends_into_an_election() {
     let mut bench = follower();
     assert_eq!(bench.hear(3, 1, Body::TimeoutNow), []);
-    bench.hear(1, 1, Body::TimeoutNow);
+    assert_eq!(bench.hear(1, 1, Body::TimeoutNow), []);
+    assert_eq!(bench.raft.next_deadline_us(), bench.now_us, "at once");
+    bench.give(Input::Tick);
     assert_eq!((bench.raft.role(), bench.raft.term()), (Role::Candidate, 2));
     let request = Message { term: 2, body: Body::Vote { last: at(1, 1), transfer: true } };
     assert_eq!(sent(&bench.persist(), 3), [request]);
+}
+
+#[test]
+fn who_abstains_does_not_stand_whatever_asks_for_it_and_votes_all_the_same() {
+    let mut bench = follower();
+    bench.give(Input::Abstain { abstain: true });
+    let (leader, term) = (bench.raft.leader().unwrap(), bench.raft.term());
+    assert_eq!(bench.raft.next_deadline_us(), u64::MAX);
+    let declined = bench.hear(leader, term, Body::TimeoutNow);
+    assert_eq!(sent(&declined, leader), [Message { term, body: Body::VoteReply { granted: false } }]);
+    assert_eq!(declined.len(), 1);
+    bench.give(Input::PeerUnreachable { peer: leader });
+    bench.now_us += 10 * TIMEOUT_US;
+    assert_eq!(bench.give(Input::Tick), []);
+    bench.hear(3, term + 1, vote(bench.raft.last()));
+    assert!(granted(&bench.persist(), 3));
+    bench.give(Input::Abstain { abstain: false });
+    let patience_us = bench.raft.next_deadline_us() - bench.now_us;
+    assert!((TIMEOUT_US..2 * TIMEOUT_US).contains(&patience_us), "as after a start, not at once");
+    bench.tick();
+    assert_eq!(bench.raft.role(), Role::PreCandidate);
+}
+
+#[test]
+fn who_stands_and_must_abstain_gives_it_up() {
+    let mut bench = follower();
+    let term = bench.raft.term();
+    bench.tick();
+    bench.hear(3, term + 1, Body::PreVoteReply { granted: true });
+    assert_eq!(bench.raft.role(), Role::Candidate);
+    bench.give(Input::Abstain { abstain: true });
+    bench.persist();
+    bench.hear(3, term + 1, Body::VoteReply { granted: true });
+    assert_eq!((bench.raft.role(), bench.raft.vote()), (Role::Follower, Some(2)), "its vote stays given");
 }

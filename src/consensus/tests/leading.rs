@@ -242,6 +242,36 @@ fn a_transfer_goes_to_the_most_advanced_and_is_given_up_in_time() {
 }
 
 #[test]
+fn a_transfer_to_a_process_that_is_gone_is_given_up_at_once() {
+    let mut bench = Bench::leader(&[1, 2, 3], &[]);
+    bench.give(Input::Transfer { target: Some(3) });
+    assert!(
+        !bench.give(Input::PeerUnreachable { peer: 2 }).contains(&Output::TransferFailed),
+        "not the target"
+    );
+    assert!(bench.give(Input::PeerUnreachable { peer: 3 }).contains(&Output::TransferFailed));
+    assert_eq!(writes(&bench.give(Input::Propose { bytes: vec![1] })).len(), 1, "it leads on");
+    let reachable: Vec<bool> = bench.raft.progress().map(|(_, progress)| progress.reachable).collect();
+    assert_eq!(reachable, [false, false]);
+}
+
+#[test]
+fn a_target_that_declines_ends_the_transfer() {
+    let mut bench = Bench::leader(&[1, 2, 3], &[]);
+    bench.give(Input::Transfer { target: Some(3) });
+    assert_eq!(bench.hear(2, 1, Body::VoteReply { granted: false }), [], "not the target");
+    assert_eq!(bench.hear(3, 1, Body::VoteReply { granted: false }), [Output::TransferFailed]);
+}
+
+#[test]
+fn a_leader_that_abstains_leads_on() {
+    let mut bench = Bench::leader(&[1, 2, 3], &[]);
+    assert_eq!(bench.give(Input::Abstain { abstain: true }), []);
+    assert!(bench.give(Input::Propose { bytes: vec![1] }).len() > 1);
+    assert!(bench.raft.next_deadline_us() < u64::MAX, "and sends heartbeats");
+}
+
+#[test]
 fn new_timeouts_take_effect() {
     let mut bench = Bench::leader(&[1, 2, 3], &[]);
     let faster = Settings { id: 9, heartbeat_us: 10, election_timeout_us: 50, ..settings(9) };

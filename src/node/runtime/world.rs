@@ -22,6 +22,7 @@ pub(super) struct RealWorld {
     started: Instant,
     server: SocketAddr,
     capture_secret: String,
+    scrub_failure_told: bool,
 }
 
 impl RealWorld {
@@ -33,6 +34,7 @@ impl RealWorld {
             started: Instant::now(),
             server: setup.server,
             capture_secret: setup.capture_secret.clone(),
+            scrub_failure_told: false,
         }
     }
 
@@ -43,6 +45,16 @@ impl RealWorld {
     /// The last write that is on disk. An error is final.
     pub fn durable(&mut self) -> Result<u64, LogError> {
         self.log.as_mut().map_or(Ok(0), |log| log.durable())
+    }
+
+    /// Says once that the background reader has met what the next start will refuse.
+    pub fn tell_scrub_failure(&mut self) {
+        if let Some(error) =
+            self.log.as_ref().filter(|_| !self.scrub_failure_told).and_then(Log::scrub_failure)
+        {
+            self.scrub_failure_told = true;
+            log::error!("the next start will refuse this log: {error}");
+        }
     }
 
     /// Sends what was queued, then lets the disk begin with what was queued for it.
@@ -56,13 +68,11 @@ impl RealWorld {
     pub fn configure(&mut self, settings: &Settings) {
         if let Some(log) = &mut self.log {
             log.set_fsync(settings.log_fsync);
+            if let Err(error) = log.set_scrub_rate(settings.log_scrub_bytes_per_s) {
+                log::error!("the log is not checked in the background: {error}");
+            }
         }
     }
-}
-
-/// INTERIM: until the log has holes.
-pub(super) fn holes(_: &Log) -> Vec<Hole> {
-    Vec::new()
 }
 
 /// Random bytes of the system, as hex.
@@ -117,15 +127,15 @@ impl World for RealWorld {
     }
 
     fn holes(&self) -> Vec<Hole> {
-        holes(self.log())
+        self.log().holes()
     }
 
     fn damage(&self) -> Damage {
-        Damage::default()
+        Damage { found: self.log().damaged(), repaired: self.log().repaired() }
     }
 
-    fn fill(&mut self, _: Entry) -> Result<bool, LogError> {
-        Ok(false)
+    fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
+        self.log.as_mut().expect("a node has a log").fill(entry)
     }
 
     fn log_report(&self) -> LogReport {

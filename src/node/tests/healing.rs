@@ -114,6 +114,21 @@ fn lost_entries_come_back_from_any_node_without_a_leader() {
 }
 
 #[test]
+fn what_is_healed_is_published_without_other_news() {
+    let mut node = start(1, &[2]);
+    let published = |node: &mut Driven| {
+        node.world.now_us += 20_000;
+        node.turn();
+        let status = node.world.bridge.status();
+        (status.log.corrupt_entries, status.log.repaired_entries, status.log.first_hole.clone())
+    };
+    assert_eq!(published(&mut node), (1, 0, "1.log,8192,2".into()));
+    node.give_own(2, 2);
+    node.persist_filled();
+    assert_eq!(published(&mut node), (1, 1, String::new()));
+}
+
+#[test]
 fn who_does_not_answer_or_has_not_got_it_is_passed_over() {
     let mut node = start(1, &[2]);
     let asked = node.asked();
@@ -127,6 +142,8 @@ fn who_does_not_answer_or_has_not_got_it_is_passed_over() {
     node.hear_frame(other, &Frame::Fetched(at(2, 1), None));
     assert_eq!(node.asked(), [], "both were asked: a pause");
     assert!(node.node.deadline_us() > node.world.now_us);
+    node.hear_frame(first, &Frame::Fetched(at(99, 1), None));
+    assert_eq!(node.asked(), [], "whatever else happens meanwhile");
     node.world.now_us += 1_100_000;
     node.turn();
     assert_eq!(node.asked(), [(first, 2)], "and again from the first");

@@ -2,8 +2,10 @@
 
 mod changing;
 mod following;
+mod handing_over;
 mod healing;
 mod leading;
+mod standing_still;
 mod world;
 
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
@@ -28,6 +30,8 @@ struct Driven {
     node: Node,
     world: PaperWorld,
     told: Vec<ToMain>,
+    /// The main thread takes no messages.
+    main_stalled: bool,
 }
 
 fn members(voters: &[NodeId]) -> Members {
@@ -79,17 +83,23 @@ impl Driven {
             feed_token: b"token".to_vec(),
         };
         let node = Node::new(start, &mut world);
-        Driven { node, world, told: Vec::new() }
+        Driven { node, world, told: Vec::new(), main_stalled: false }
     }
 
     fn turn(&mut self) {
         self.node.turn(&mut self.world).unwrap();
-        self.world.bridge.take_for_main(&mut self.told);
+        self.take_told();
+    }
+
+    fn take_told(&mut self) {
+        if !self.main_stalled {
+            self.world.bridge.take_for_main(&mut self.told);
+        }
     }
 
     /// What the main thread was told since the last call, without the news of who leads.
     fn told(&mut self) -> Vec<ToMain> {
-        self.world.bridge.take_for_main(&mut self.told);
+        self.take_told();
         std::mem::take(&mut self.told).into_iter().filter(|m| *m != ToMain::LeaderChanged).collect()
     }
 
@@ -178,6 +188,7 @@ impl Driven {
         driven.turn();
         assert_eq!(driven.told(), [ToMain::Promote { epoch: 1 }]);
         driven.node.on_promoted(&mut driven.world, 1, REPLID.to_string(), OFFSET);
+        driven.node.on_capture_up();
         driven.turn();
         driven.acknowledge(3);
         driven.sent(2);
@@ -197,6 +208,16 @@ impl Driven {
     /// Node 2 leads in term 3, with a log that holds this node's entry 2 and not more.
     fn depose(&mut self) {
         self.append(2, 3, (2, 2), &[], 2);
+    }
+
+    /// Half seconds pass; the followers answer all that they are sent.
+    fn pass(&mut self, half_seconds: u64) {
+        for _ in 0..half_seconds {
+            self.world.now_us += 500_000;
+            self.turn();
+            self.acknowledge(2);
+            self.acknowledge(3);
+        }
     }
 
     fn final_mark(&mut self, epoch: Epoch) {

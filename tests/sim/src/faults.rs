@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 type Fault = fn(&mut Simulation, Host);
 
-fn table(weights: &Weights) -> [(u64, Fault); 17] {
+fn table(weights: &Weights) -> [(u64, Fault); 18] {
     [
         (weights.crash, |simulation, host| simulation.crash(host)),
         (weights.crash_inside, Simulation::crash_inside),
@@ -32,6 +32,7 @@ fn table(weights: &Weights) -> [(u64, Fault); 17] {
         (weights.damage, Simulation::damage),
         (weights.reconfigure, Simulation::reconfigure),
         (weights.refuse_promotion, Simulation::refuse_promotion),
+        (weights.transfer, Simulation::transfer),
     ]
 }
 
@@ -237,6 +238,21 @@ impl Simulation {
         machine.settings = Arc::new(settings);
         process.world.bridge.tell_raft(ToRaft::Configure(machine.settings.clone()));
         self.plan_turns(host);
+    }
+
+    /// `RAFT.TRANSFER_LEADER`, to anybody or to somebody.
+    fn transfer(&mut self, host: Host) {
+        let target = match self.faults.chance(500) {
+            true => None,
+            false => self.machines[self.faults.index(self.machines.len())].node_id(),
+        };
+        let machine = &mut self.machines[host];
+        if let Some(process) = machine.process.as_mut().filter(|process| process.node.is_some()) {
+            let ticket = process.server.new_ticket();
+            machine.transfers.insert(ticket);
+            process.world.bridge.tell_raft(ToRaft::Transfer { ticket, target });
+            self.plan_turns(host);
+        }
     }
 
     /// The next promotion of this server fails.

@@ -5,7 +5,7 @@ use crate::redis::dataset::Dataset;
 use crate::redis::Applied;
 use crate::store::Store;
 use redisraft::consensus::{Index, Role, Term};
-use redisraft::log::{Entry, Kind};
+use redisraft::log::{Entry, Kind, LogError};
 use redisraft::node::Node;
 use redisraft::resp;
 use std::collections::BTreeMap;
@@ -57,7 +57,8 @@ impl Judge {
             match store.read(index) {
                 Ok(entry) => self.commits(node.id(), &entry),
                 Err(error) => {
-                    assert!(may_be_damaged, "a committed entry: {error}");
+                    let failed = matches!(error, LogError::Io { .. });
+                    assert!(may_be_damaged || failed, "a committed entry: {error}");
                     return;
                 }
             }

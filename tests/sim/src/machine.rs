@@ -18,7 +18,7 @@ use redisraft::node::bridge::Ticket;
 use redisraft::node::members::{Member, Members};
 use redisraft::node::settings::Settings;
 use redisraft::node::Fatal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub struct Machine {
@@ -49,6 +49,8 @@ pub struct Machine {
     stale: Option<(Dataset, String, u64)>,
     /// Who asked for an invitation here.
     pub tickets: BTreeMap<Ticket, (Host, u64)>,
+    /// Transfers that were asked for here.
+    pub transfers: BTreeSet<Ticket>,
     random: Random,
 }
 
@@ -90,6 +92,7 @@ impl Machine {
             promise: None,
             stale: None,
             tickets: BTreeMap::new(),
+            transfers: BTreeSet::new(),
             random,
         }
     }
@@ -148,6 +151,7 @@ impl Machine {
         self.raft_at_us = u64::MAX;
         self.main_at_us = u64::MAX;
         self.tickets.clear();
+        self.transfers.clear();
     }
 }
 

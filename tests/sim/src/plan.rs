@@ -36,9 +36,9 @@ pub struct Weights {
     pub disk_full: u64,
     /// Bit rot and lying writes, within what the atlas allows.
     pub damage: u64,
-    pub join: u64,
     pub reconfigure: u64,
     pub refuse_promotion: u64,
+    pub transfer: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -136,8 +136,8 @@ fn weights(random: &mut Random) -> Weights {
         disk_error: some(300),
         disk_full: some(200),
         damage: some(300),
-        join: 0,
         reconfigure: some(200),
         refuse_promotion: some(100),
+        transfer: some(400),
     }
 }

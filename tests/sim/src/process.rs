@@ -23,6 +23,7 @@ pub enum RaftEvent {
     Frame { from: NodeId, kind: u8, header: Vec<u8>, payload: Bytes },
     PeerUp { id: NodeId },
     PeerUnreachable { id: NodeId },
+    CaptureUp,
     FeedPsync { replid: String, offset: i64 },
     FeedAck { offset: u64 },
     FeedLost,
@@ -164,6 +165,7 @@ impl Process {
             }
             RaftEvent::PeerUp { id } => node.on_peer_up(world, id)?,
             RaftEvent::PeerUnreachable { id } => node.on_peer_unreachable(world, id)?,
+            RaftEvent::CaptureUp => node.on_capture_up(),
             RaftEvent::FeedPsync { replid, offset } => node.on_feed_psync(world, &replid, offset),
             RaftEvent::FeedAck { offset } => node.on_feed_acknowledged(offset),
             RaftEvent::FeedLost => node.on_feed_lost(),
@@ -180,6 +182,8 @@ impl Process {
             (ToRaft::AddNode { ticket, .. }, None) => {
                 world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
             }
+            (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
+            (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
             (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
             (ToRaft::Promoted { epoch, replid, offset }, Some(node)) => {
                 node.on_promoted(world, epoch, replid, offset)

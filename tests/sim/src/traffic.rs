@@ -111,6 +111,9 @@ impl Simulation {
 
     fn answer(&mut self, host: Host, ticket: u64, answer: Answer) {
         let now_us = self.now_us();
+        if self.machines[host].transfers.remove(&ticket) {
+            coverage::mark(if answer == Answer::Ok { "leadership handed over" } else { "transfer refused" });
+        }
         let Some((joiner, life)) = self.machines[host].tickets.remove(&ticket) else { return };
         for at_us in self.network.arrivals(host, joiner, now_us).into_iter().take(1) {
             self.queue.at(at_us, Event::Invited { joiner, life, answer: answer.clone() });

@@ -13,6 +13,8 @@ struct Batch {
 pub struct Gate {
     /// 0 = closed.
     epoch: Epoch,
+    /// What was executed is still answered, but nothing more is executed.
+    sealed: bool,
     sequence: u64,
     current: Vec<u64>,
     batches: VecDeque<Batch>,
@@ -22,12 +24,34 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Commands may be executed.
     pub fn is_open(&self) -> bool {
+        self.leads() && !self.sealed
+    }
+
+    /// Open or sealed.
+    pub fn leads(&self) -> bool {
         self.epoch != 0
     }
 
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// Seals the gate, unless something was executed since the last batch was closed.
+    pub fn try_seal(&mut self) -> bool {
+        let idle = self.leads() && self.current.is_empty();
+        self.sealed |= idle;
+        idle
+    }
+
+    /// True: it was sealed.
+    pub fn unseal(&mut self) -> bool {
+        std::mem::take(&mut self.sealed)
+    }
+
     pub fn open(&mut self, epoch: Epoch) {
-        assert!(!self.is_open() && self.held.is_empty(), "G2: the gate opens once, with nothing held");
+        assert!(!self.leads() && self.held.is_empty(), "G2: the gate opens once, with nothing held");
         *self = Gate { epoch, ..Gate::default() };
     }
 
@@ -49,9 +73,10 @@ impl Gate {
 
     /// Closes the batch of this turn.
     pub fn before_sleep(&mut self, stream: &mut Stream, bridge: &Bridge) {
-        if self.current.is_empty() || !self.is_open() {
+        if self.current.is_empty() || !self.leads() {
             return;
         }
+        assert!(!self.sealed, "G4: a command was executed while the gate was sealed");
         self.sequence += 1;
         let clients = std::mem::take(&mut self.current);
         self.batches.push_back(Batch { sequence: self.sequence, clients });
@@ -63,7 +88,7 @@ impl Gate {
 
     /// The clients that are let go now. Each that was held is given here or by `fail`, once.
     pub fn release(&mut self, bridge: &Bridge) -> Vec<u64> {
-        if !self.is_open() {
+        if !self.leads() {
             return Vec::new();
         }
         let released = bridge.released(self.epoch);
@@ -83,11 +108,13 @@ impl Gate {
 
     /// Closes the gate; the clients whose connections must be closed without a byte.
     pub fn fail(&mut self, stream: &mut Stream) -> Vec<u64> {
-        if !self.is_open() {
+        if !self.leads() {
             return Vec::new();
         }
-        let Gate { epoch, held, .. } = std::mem::take(self);
-        mark(stream, epoch, FINAL_SEQUENCE);
+        let Gate { epoch, held, sealed, .. } = std::mem::take(self);
+        if !sealed {
+            mark(stream, epoch, FINAL_SEQUENCE);
+        }
         held.into_keys().collect()
     }
 }

@@ -22,6 +22,14 @@ impl Server {
                 }
                 ToMain::Promote { epoch } => self.promote(epoch, turn),
                 ToMain::Demote { epoch } => self.demote(epoch, turn),
+                ToMain::Seal { attempt } => self.seal_due = Some(attempt),
+                ToMain::Unseal => {
+                    self.seal_due = None;
+                    if self.gate.unseal() {
+                        coverage::mark("hand over given up after sealing");
+                        self.wake_waiters(turn);
+                    }
+                }
                 ToMain::LeaderChanged => {
                     if leader_elsewhere(&turn.bridge.status()).is_some() {
                         self.wake_waiters(turn);
@@ -34,12 +42,22 @@ impl Server {
         }
     }
 
+    /// Leadership is being handed over: nothing is executed or expired from here on.
+    pub(super) fn seal(&mut self, turn: &mut Turn) {
+        let Some(attempt) = self.seal_due else { return };
+        if self.gate.try_seal() {
+            self.seal_due = None;
+            coverage::mark("gate sealed");
+            turn.bridge.tell_raft(ToRaft::Sealed { attempt, offset: self.stream.offset });
+        }
+    }
+
     /// `REPLICAOF 127.0.0.1 <feed port>`: a master turns its own history into the one to go on with.
     pub fn follow(&mut self, turn: &mut Turn) {
         if matches!(self.role, Role::Replica(_)) {
             return;
         }
-        assert!(!self.gate.is_open(), "REPLICAOF while the gate is open");
+        assert!(!self.gate.leads(), "REPLICAOF while the gate is open");
         self.role = Role::Replica(Replica::new(turn.now_us + turn.random.below(2_000)));
     }
 
@@ -66,6 +84,7 @@ impl Server {
     }
 
     fn demote(&mut self, _: Epoch, turn: &mut Turn) {
+        self.seal_due = None;
         let held = self.gate.fail(&mut self.stream);
         if !held.is_empty() {
             coverage::mark("held clients were cut off");

@@ -84,6 +84,8 @@ pub struct Server {
     pub(super) connections: BTreeMap<u64, Connection>,
     /// REPLICAOF is due at this time: the server was loading.
     pub(super) follow_at_us: Option<u64>,
+    /// The gate is to be sealed for this hand-over, as soon as nothing is open.
+    pub(super) seal_due: Option<u64>,
     /// The next REPLICAOF NO ONE fails.
     pub refuse_promotion: bool,
     feed_token: Vec<u8>,
@@ -113,6 +115,7 @@ impl Server {
             has_history,
             connections: BTreeMap::new(),
             follow_at_us: None,
+            seal_due: None,
             refuse_promotion: false,
             feed_token,
             acknowledge_at_us: now_us,
@@ -158,9 +161,14 @@ impl Server {
 
     /// Some client can be served now.
     pub fn has_work(&self) -> bool {
+        if self.seal_due.is_some() {
+            return true;
+        }
+        let paused = self.gate.is_sealed();
         let can = |(id, connection): (&u64, &Connection)| {
             let idle = connection.waiting.is_none() && !self.gate.holds(*id);
-            idle && (!connection.inbox.is_empty() || connection.closed)
+            let asks = !connection.inbox.is_empty() && !paused;
+            idle && (asks || (connection.closed && connection.inbox.is_empty()))
         };
         self.connections.iter().any(can)
     }
@@ -173,6 +181,7 @@ impl Server {
         if release_first && turn.woken {
             self.release(turn);
         }
+        self.seal(turn);
         self.timers(turn);
         self.serve_clients(turn);
         self.read_feed(turn);
@@ -254,7 +263,9 @@ impl Server {
     }
 
     fn serve_clients(&mut self, turn: &mut Turn) {
-        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        // Clients are paused as long as the gate is sealed.
+        let paused = self.gate.is_sealed();
+        let ids: Vec<u64> = self.connections.keys().copied().filter(|_| !paused).collect();
         for id in ids {
             // A pipeline that was read is executed to its end, even if its first command holds the client.
             if self.gate.holds(id) {
@@ -388,7 +399,10 @@ impl Server {
         if link.stage == CaptureStage::Requested {
             let known = link.replid == self.stream.replid && self.stream.since(link.next).is_some();
             link.stage = match known {
-                true => CaptureStage::Up,
+                true => {
+                    turn.outcome.events.push(RaftEvent::CaptureUp);
+                    CaptureStage::Up
+                }
                 false => CaptureStage::Lost { resumable: false },
             };
         }
