@@ -219,6 +219,19 @@ fn a_newer_version_is_refused_as_such() {
     }
 }
 
+/// What a client stores may look like the headers of long records at every place: a search must end all the same.
+#[test]
+fn a_payload_made_of_headers_does_not_stop_a_search() {
+    let pair = [1u32.to_le_bytes(), (1u32 << 19).to_le_bytes()].concat();
+    let mut bytes = pair.repeat(1 << 17);
+    let record = encode((7, 1 << 20), RecordType::Normal, (3, 1), b"found all the same", 0);
+    bytes.extend_from_slice(&record);
+    let started = std::time::Instant::now();
+    let behind = Behind::look(&mut window(&bytes), 7, 0).expect("read");
+    assert_eq!(behind.own_end, bytes.len() as u64);
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
 #[test]
 fn records_out_of_order_are_refused() {
     let apply = |sequence: &mut Sequence, record_type, index, term| {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use cluster::history::{is_linearizable, Recorder};
 use cluster::strict::{verify, without_errors, Manner, Strict};
-use cluster::{fault_rounds, millis, seconds, serial, wait_for, Cluster, Hung, Options, Value};
+use cluster::{can_mount, fault_rounds, millis, seconds, serial, wait_for, Cluster, Hung, Options, Value};
 
 const ALL: [Manner; 5] = [Manner::Plain, Manner::Plain, Manner::Cluster, Manner::Pipelined, Manner::Blocking];
 
@@ -286,8 +286,90 @@ fn hang_disk(cluster: &mut Cluster, node: usize) -> Hung {
 }
 
 fn with_limits() -> Cluster {
+    Cluster::start_with(&limits())
+}
+
+fn limits() -> Options {
     let arguments = ["disk-stall-limit=1000", "main-stall-limit=1000"].map(str::to_owned).to_vec();
-    Cluster::start_with(&Options { module_arguments: arguments, ..Options::default() })
+    Options { module_arguments: arguments, ..Options::default() }
+}
+
+/// A file that takes all that is left of a node's own disk. (The disk is mounted where only the process sees it.)
+struct Filler(std::path::PathBuf);
+
+impl Filler {
+    fn on(cluster: &mut Cluster, node: usize) -> Filler {
+        let process = cluster.server(node).pid().expect("a running node");
+        let path = std::path::PathBuf::from(format!("/proc/{process}/cwd/filler"));
+        let mut file = std::fs::File::create(&path).expect("a file on the node's disk");
+        let block = [1; 4096];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        Filler(path)
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        // An error means that the process has ended, and its disk with it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_and_needs_no_restart_when_there_is_space() {
+    let _serial = serial(seconds(90));
+    if !can_mount() {
+        eprintln!("skipped: this account may not mount a small disk");
+        return;
+    }
+    let mut cluster = Cluster::start_with(&Options { disk_mb: Some(48), ..limits() });
+    let clients = Strict::start(&cluster.ports(), &ALL);
+    clients.wait_for_more(200);
+    let leader = cluster.leader();
+    let process = cluster.server(leader).pid();
+    let filler = Filler::on(&mut cluster, leader);
+    wait_for("another leader", seconds(15), || cluster.find_leader().is_some_and(|node| node != leader));
+    clients.wait_for_more(200);
+    wait_for("the full node to say so", seconds(5), || cluster.field(leader, "raft_stalled") == "yes");
+    drop(filler);
+    wait_for("the node to write again", seconds(10), || cluster.field(leader, "raft_stalled") == "no");
+    let accounts = clients.stop("a full disk");
+    without_errors(&accounts);
+    verify(&mut cluster, &accounts);
+    assert_eq!(cluster.server(leader).pid(), process, "it was not restarted");
+    let id = cluster.id(leader);
+    let now = cluster.leader();
+    assert!(transfer(&cluster, now, Some(id)).is_ok(), "it can lead again");
+}
+
+#[test]
+fn full_disks_under_all_nodes_move_nobody_and_lose_nothing() {
+    let _serial = serial(seconds(90));
+    if !can_mount() {
+        eprintln!("skipped: this account may not mount a small disk");
+        return;
+    }
+    let mut cluster = Cluster::start_with(&Options { disk_mb: Some(48), ..limits() });
+    let clients = Strict::start(&cluster.ports(), &[Manner::Plain, Manner::Pipelined]);
+    clients.wait_for_more(100);
+    let highest_term = |cluster: &Cluster| {
+        (0..3).map(|node| cluster.number(node, "raft_current_term")).max().expect("three")
+    };
+    let before = highest_term(&cluster);
+    let fillers: Vec<Filler> = (0..3).map(|node| Filler::on(&mut cluster, node)).collect();
+    let stalled =
+        |cluster: &Cluster| (0..3).filter(|node| cluster.field(*node, "raft_stalled") == "yes").count();
+    // The third may have nothing to write: without a majority nothing new comes to it.
+    wait_for("a majority to stand still", seconds(20), || stalled(&cluster) >= 2);
+    std::thread::sleep(seconds(2));
+    let then = highest_term(&cluster);
+    assert!(then <= before + 2, "leadership went round: term {then} after {before}");
+    std::thread::sleep(seconds(4));
+    assert_eq!(highest_term(&cluster), then, "leadership still goes round");
+    drop(fillers);
+    clients.wait_for_more(100);
+    let accounts = clients.stop_within("full disks everywhere", seconds(40));
+    verify(&mut cluster, &accounts);
 }
 
 #[test]

@@ -163,7 +163,12 @@ impl Story {
     fn step(&mut self, id: NodeId, input: Input) {
         let Some(raft) = self.nodes.get_mut(&id).and_then(|node| node.raft.as_mut()) else { return };
         let mut outputs = Vec::new();
+        let told = matches!(&input, Input::Receive { message: Message { body: Body::TimeoutNow, .. }, .. });
         raft.step(self.now_us, input, &mut outputs);
+        if told {
+            // A driver's turn ends with a tick when one is due.
+            raft.step(self.now_us, Input::Tick, &mut outputs);
+        }
         for output in outputs {
             self.carry_out(id, output);
         }

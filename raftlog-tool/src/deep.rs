@@ -1,7 +1,9 @@
 //! `verify --deep`: what entries carry, beyond their checksums.
 
+use std::path::PathBuf;
+
 use redisraft::log::record::RecordType;
-use redisraft::log::{ReadRecord, SegmentEnd};
+use redisraft::log::ReadRecord;
 use redisraft::node::members::Members;
 use serde::Serialize;
 
@@ -67,15 +69,15 @@ impl Findings {
         }
     }
 
-    /// Looks at the index file of a segment. That of the last segment may be behind: it is synced each second.
-    pub fn segment(&mut self, segment: &SegmentEnd) {
-        if segment.sealed && !segment.index_intact {
+    /// Notes index files that do not name exactly the records of their segments.
+    pub fn segments(&mut self, wrong: &[PathBuf]) {
+        for file in wrong {
             self.add(Finding {
-                file: segment.path.with_extension("idx").display().to_string(),
+                file: file.display().to_string(),
                 offset: 0,
                 index: None,
-                expected: "a line for every record of its segment, which is complete",
-                found: "missing or damaged lines".to_string(),
+                expected: "a frame for every record of its segment, which is complete",
+                found: "missing or damaged frames".to_string(),
                 advice: ADVICE_INDEX,
             });
         }

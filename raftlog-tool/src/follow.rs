@@ -35,7 +35,7 @@ pub fn run(source: Source, printer: &mut Printer, output: &mut Output) -> Result
 /// Prints what was written since the last pass of `source`, and says where the log ends now.
 fn catch_up(source: &Source, printer: &mut Printer, output: &mut Output) -> Result<ScanEnd, Failure> {
     let mut failure = None;
-    let end = source.reader.scan(&mut |read| {
+    let end = source.reader.scan_past_damage(&mut |read| {
         if source.has_read((read.segment_sequence, read.record.offset)) {
             return ControlFlow::Continue(());
         }

@@ -181,7 +181,7 @@ impl Source {
 pub fn scan_on(reader: &mut Reader, directory: &Path, visit: &mut Visitor) -> Result<ScanEnd, LogError> {
     let mut retries = 0;
     loop {
-        let error = match reader.scan(visit) {
+        let error = match reader.scan_past_damage(visit) {
             Ok(end) => return Ok(end),
             Err(error) => error,
         };

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
+use redisraft::log::segment::index_path;
 use redisraft::log::{Hole, LogError, Lost, Reader, ScanEnd, Torn};
 use serde_json::{json, Value};
 
@@ -38,7 +40,7 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
     match read {
         Ok((reader, end)) => {
             if arguments.deep {
-                end.segments.iter().for_each(|segment| findings.segment(segment));
+                findings.segments(&wrong_indexes(&arguments.directory, &end, writer.is_some())?);
             }
             let report = Report { reader: &reader, end: &end, writer, findings: &findings };
             report.print(arguments.format, output)?;
@@ -57,6 +59,22 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Index files that do not agree with their segments, of complete segments: that of the last may be behind. `live`: a
+/// segment may have been completed after its index was read, so it is looked at again.
+fn wrong_indexes(directory: &Path, end: &ScanEnd, live: bool) -> Result<Vec<PathBuf>, Failure> {
+    let wrong = |end: &ScanEnd| -> Vec<PathBuf> {
+        let segments = end.segments.iter().filter(|segment| segment.sealed && !segment.index_intact);
+        segments.map(|segment| index_path(directory, segment.sequence)).collect()
+    };
+    let mut found = wrong(end);
+    if live && !found.is_empty() {
+        let mut reader = Reader::open(directory)?;
+        let again = wrong(&scan_on(&mut reader, directory, &mut |_| ControlFlow::Continue(()))?);
+        found.retain(|path| again.contains(path));
+    }
+    Ok(found)
 }
 
 struct Report<'r> {

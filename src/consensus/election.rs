@@ -44,7 +44,7 @@ impl Raft {
     }
 
     /// Enters a new term, votes for itself, and asks the others as soon as that is durable.
-    fn campaign(&mut self, transfer: bool, outputs: &mut Vec<Output>) {
+    pub(super) fn campaign(&mut self, transfer: bool, outputs: &mut Vec<Output>) {
         let core = &mut self.core;
         let next = core.term + 1;
         core.adopt_term(next);
@@ -156,18 +156,26 @@ impl Raft {
         core.disk.release(term, outputs);
         // Whoever gave a vote waits for its outcome, and asks for none meanwhile.
         if let State::Follower(follower) = &mut self.state {
-            follower.election_deadline_us = core.draw_election_deadline_us();
+            follower.wait_until(core.draw_election_deadline_us());
         } else {
             self.become_follower(term, None, outputs);
         }
     }
 
-    /// The leader hands over to us: stand at once, without asking first (dissertation 3.10), or decline.
+    /// The leader hands over to us: stand with the next tick, which is due at once, without asking first (dissertation
+    /// 3.10); or decline. Any later message of the leader takes it back: as long as it means it, it says so again
+    /// behind each heartbeat. So a node that finds this in its mail after a pause, behind it the word of a leader that
+    /// has given it up and leads on, disturbs nobody.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, outputs: &mut Vec<Output>) {
-        let sent_by_leader = matches!(&self.state, State::Follower(f) if f.leader == Some(from));
-        if sent_by_leader && self.core.may_stand() {
-            self.campaign(true, outputs);
-        } else if sent_by_leader {
+        let may_stand = self.core.may_stand();
+        let State::Follower(follower) = &mut self.state else { return };
+        if follower.leader != Some(from) {
+            return;
+        }
+        if may_stand {
+            follower.told_to_stand = true;
+            follower.election_deadline_us = self.core.now_us;
+        } else {
             self.core.send(from, Body::VoteReply { granted: false }, outputs);
         }
     }

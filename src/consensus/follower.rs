@@ -13,6 +13,8 @@ pub(super) struct Follower {
     /// When the leader was last heard from.
     pub heard_us: u64,
     pub election_deadline_us: u64,
+    /// The leader hands over to us, and has said nothing since: stand at the deadline without asking first.
+    pub told_to_stand: bool,
     /// Our log is the leader's up to here: it was compared in this term. Invariant: never beyond the log.
     pub verified: Index,
     /// The newest read round seen from this leader.
@@ -33,6 +35,7 @@ impl Follower {
             leader,
             heard_us: now_us,
             election_deadline_us,
+            told_to_stand: false,
             verified: 0,
             round: 0,
             owed: 0,
@@ -40,6 +43,12 @@ impl Follower {
             owes_answer: false,
             whole_at: None,
         }
+    }
+
+    /// There is no reason to stand before this time.
+    pub fn wait_until(&mut self, deadline_us: u64) {
+        self.election_deadline_us = deadline_us;
+        self.told_to_stand = false;
     }
 }
 
@@ -106,7 +115,7 @@ impl Raft {
         let deadline_us = self.core.draw_election_deadline_us();
         if let State::Follower(follower) = &mut self.state {
             follower.heard_us = self.core.now_us;
-            follower.election_deadline_us = deadline_us;
+            follower.wait_until(deadline_us);
         }
     }
 

@@ -92,7 +92,7 @@ pub enum Body {
         last: Index,
         round: u64,
     },
-    /// Leadership transfer: stand for election now (dissertation 3.10). Whoever cannot answers with a vote refused.
+    /// Leadership transfer: stand for election now (dissertation 3.10), unless the leader says more. Whoever cannot answers with a vote refused.
     TimeoutNow,
     /// Answer to an Append by a node that may have lost what it had acknowledged: what this process' forerunners
     /// said of their logs is void. See `trust.rs`.

@@ -268,6 +268,11 @@ impl Raft {
         self.report_change(outputs);
         before.verify(self);
         #[cfg(any(test, debug_assertions))]
+        self.check_invariants();
+    }
+
+    /// Panics, naming it, when a numbered invariant does not hold. Debug builds do so after every step.
+    pub fn check_invariants(&self) {
         super::invariants::check(self);
     }
 
@@ -288,6 +293,7 @@ impl Raft {
         }
         match self.state {
             State::Leader(_) => self.leader_tick(outputs),
+            State::Follower(Follower { told_to_stand: true, .. }) => self.campaign(true, outputs),
             State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => self.stand(outputs),
         }
     }
@@ -369,7 +375,7 @@ impl Raft {
         self.core.abstains = abstain;
         let deadline_us = self.core.draw_election_deadline_us();
         match &mut self.state {
-            State::Follower(follower) => follower.election_deadline_us = deadline_us,
+            State::Follower(follower) => follower.wait_until(deadline_us),
             State::PreCandidate(_) | State::Candidate(_) => {
                 self.become_follower(self.core.term, None, outputs)
             }
@@ -412,7 +418,7 @@ impl Raft {
         self.core.settings = Settings { id, seed, ..settings };
         let deadline_us = self.core.draw_election_deadline_us();
         match &mut self.state {
-            State::Follower(follower) => follower.election_deadline_us = deadline_us,
+            State::Follower(follower) => follower.wait_until(deadline_us),
             State::PreCandidate(candidate) => candidate.deadline_us = deadline_us,
             State::Candidate(candidate) => candidate.deadline_us = deadline_us,
             State::Leader(leader) => leader.reset_timers(&self.core),

@@ -72,7 +72,7 @@ impl Raft {
             State::PreCandidate(_) | State::Candidate(_) => {}
             State::Follower(follower) => {
                 // It may have been due while it was not allowed to stand.
-                follower.election_deadline_us = follower.election_deadline_us.max(deadline_us);
+                follower.wait_until(follower.election_deadline_us.max(deadline_us));
                 self.acknowledge(outputs);
             }
             State::Leader(leader) => {
@@ -128,7 +128,7 @@ impl Raft {
         core.trust = Trust::Full;
         let deadline_us = core.draw_election_deadline_us();
         if let State::Follower(follower) = &mut self.state {
-            follower.election_deadline_us = deadline_us;
+            follower.wait_until(deadline_us);
         }
     }
 }

@@ -109,11 +109,10 @@ impl Log {
         lock(&self.holes.open).values().map(|open| open.lost.hole.clone()).collect()
     }
 
-    /// What the scrubber has met becomes a hole.
+    /// What the scrubber met is a hole unless the entry was truncated or purged meanwhile.
     fn take_found(&self) {
         for lost in lock(&self.holes.found).drain(..) {
             let Hole { index, offset, .. } = lost.hole;
-            // Not one that was truncated or purged meanwhile.
             let here = self.table.line(index).map(|line| (line.segment, u64::from(line.offset)));
             if here == Some((lost.sequence, offset)) {
                 self.holes.register(lost);

@@ -129,7 +129,7 @@ pub fn create(disk: &dyn Disk, directory: &Path, meta: &Meta, segment_bytes: u64
         let file = directory.join(&name);
         match parse_file_name(&name) {
             FileName::Segment(_) => {
-                if open_window(disk, &file)?.end_of_data(0)? > 0 {
+                if open_window(disk, &file)?.has_data(0..u64::MAX)? {
                     return Err(LogError::MetaMissing { file });
                 }
                 leftovers.push(file);
@@ -180,7 +180,7 @@ pub fn open(
     }
     let lock = lock(disk.as_ref(), directory)?;
     sync_segments(disk.as_ref(), directory)?;
-    let reader = Reader::open_on(disk.clone(), directory)?;
+    let reader = Reader::open_on(disk.clone(), directory)?.of_a_locked_log();
     let mut meta = reader.meta().clone();
     let mut table = Table::new(meta.base_index, meta.base_term, LOG_CACHE_BYTES);
     let mut end = reader.scan_past_damage(&mut |read| {
@@ -369,8 +369,11 @@ impl Repair<'_> {
             let mut window = open_window(self.disk, &segment.path)?;
             let header = window.get_array::<SEGMENT_HEADER_BYTES>(0)?;
             prepared.push(if usable && header == Some(&[0; SEGMENT_HEADER_BYTES]) {
+                // In the first one a batch may have been begun. Of the others it is enough to see their first record:
+                // that of a former life, or zeros.
                 let body = SEGMENT_HEADER_BYTES as u64;
-                let recycled = window.end_of_data(body)? > body;
+                let looked_at = if sequence == next_sequence { capacity } else { body + BLOCK_BYTES as u64 };
+                let recycled = window.has_data(body..looked_at)?;
                 maker.adopt(sequence, recycled)?
             } else {
                 // Cut, or grown by a crash half-way: a new file takes its name.

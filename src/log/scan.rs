@@ -6,6 +6,8 @@ use super::window::Window;
 
 /// Bytes that are searched for headers at once.
 const SEARCH_BYTES: u64 = 4096;
+/// How many times the length of a file is hashed for nothing in one search.
+const WASTE_LIMIT: u64 = 16;
 
 /// A valid record: its CRC, its place in the chain and its padding are right.
 #[derive(Clone, Copy, Debug)]
@@ -157,31 +159,70 @@ impl Found {
     }
 }
 
-/// The first record of this life at or behind `from`, and before `end`: every multiple of 8 is tried.
+/// Looks for records at every multiple of 8.
+///
+/// Bytes that only look like the header of a long record cost the checksum of that length. A payload made of such
+/// headers could make that quadratic; so when too much was hashed for nothing, long ones are not looked at any more.
+struct Search<'w> {
+    window: &'w mut Window,
+    salt: u32,
+    /// Bytes that were hashed and were no record.
+    wasted_bytes: u64,
+}
+
+impl<'w> Search<'w> {
+    fn new(window: &'w mut Window, salt: u32) -> Search<'w> {
+        Search { window, salt, wasted_bytes: 0 }
+    }
+
+    /// The first record at or behind `from`, and before `end`.
+    fn next(&mut self, from: u64, end: u64) -> Result<Option<Found>, LogError> {
+        let mut start = from.next_multiple_of(8);
+        // The last place where a header fits.
+        let end = end.min((self.window.file_bytes() + 1).saturating_sub(HEADER_BYTES as u64));
+        while start < end {
+            let length = SEARCH_BYTES.min(end - start);
+            let bytes = self.window.get(start, length + HEADER_BYTES as u64 - 1)?.expect("inside the file");
+            let headers = (0..length as usize).step_by(8).map(|at| (at, &bytes[at..at + HEADER_BYTES]));
+            let headers = headers.filter(|(_, header)| may_be_header(header));
+            let places: Vec<_> =
+                headers.map(|(at, header)| (start + at as u64, get_u32(header, 4))).collect();
+            for (offset, length) in places {
+                let found = self.look(offset, length)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            start += length.next_multiple_of(8);
+        }
+        Ok(None)
+    }
+
+    fn look(&mut self, offset: u64, length: u32) -> Result<Option<Found>, LogError> {
+        let file_bytes = self.window.file_bytes();
+        let limit = WASTE_LIMIT * file_bytes;
+        if u64::from(length) > SEARCH_BYTES && self.wasted_bytes > limit {
+            return Ok(None);
+        }
+        if let Some(record) = own_record_at(self.window, self.salt, offset)? {
+            let Record { record_type, header, payload_crc, .. } = record;
+            return Ok(Some(Found { offset, record_type, header, payload_crc }));
+        }
+        if offset + record_bytes(length) <= file_bytes {
+            self.wasted_bytes += u64::from(length);
+        }
+        Ok(None)
+    }
+}
+
+/// The first record of this life at or behind `from`, and before `end`.
 pub fn find_own_record(
     window: &mut Window,
     salt: u32,
     from: u64,
     end: u64,
 ) -> Result<Option<Found>, LogError> {
-    let mut start = from.next_multiple_of(8);
-    // The last place where a header fits.
-    let end = end.min((window.file_bytes() + 1).saturating_sub(HEADER_BYTES as u64));
-    while start < end {
-        let length = SEARCH_BYTES.min(end - start);
-        let bytes = window.get(start, length + HEADER_BYTES as u64 - 1)?.expect("inside the file");
-        let places =
-            (0..length as usize).step_by(8).filter(|at| may_be_header(&bytes[*at..*at + HEADER_BYTES]));
-        let places: Vec<usize> = places.collect();
-        for offset in places.into_iter().map(|at| start + at as u64) {
-            if let Some(record) = own_record_at(window, salt, offset)? {
-                let Record { record_type, header, payload_crc, .. } = record;
-                return Ok(Some(Found { offset, record_type, header, payload_crc }));
-            }
-        }
-        start += length.next_multiple_of(8);
-    }
-    Ok(None)
+    Search::new(window, salt).next(from, end)
 }
 
 /// What the records of this life say that stand somewhere behind a place.
@@ -200,7 +241,8 @@ impl Behind {
     pub fn look(window: &mut Window, salt: u32, from: u64) -> Result<Behind, LogError> {
         let mut behind = Behind { data_end: window.end_of_data(from)?, ..Behind::default() };
         let mut offset = from;
-        while let Some(found) = find_own_record(window, salt, offset, behind.data_end)? {
+        let mut search = Search::new(window, salt);
+        while let Some(found) = search.next(offset, behind.data_end)? {
             if found.header.flags & BATCH_START != 0 {
                 behind.durable_offset = found.offset;
             }

@@ -21,11 +21,13 @@ pub struct Options {
     pub module_arguments: Vec<String>,
     /// Further arguments of the server on every node, as one line.
     pub server_arguments: Option<String>,
+    /// Every node has a disk of its own, of this many megabytes; see [`Setup::disk_mb`].
+    pub disk_mb: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { size: 3, proxied: false, module_arguments: Vec::new(), server_arguments: None }
+        Self { size: 3, proxied: false, module_arguments: Vec::new(), server_arguments: None, disk_mb: None }
     }
 }
 
@@ -294,7 +296,7 @@ impl Cluster {
 }
 
 fn node_setup(options: &Options, proxy: Option<&Proxy>) -> Setup {
-    let mut setup = Setup::with_module();
+    let mut setup = Setup { disk_mb: options.disk_mb, ..Setup::with_module() };
     if let Some(proxy) = proxy {
         let listen = peer_port(setup.port);
         let front = proxy.front(listen);

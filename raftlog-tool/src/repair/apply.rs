@@ -100,6 +100,6 @@ fn lower_floor(directory: &Path, reader: &Reader, cut: &Cut) -> Result<(), Failu
 /// Reads the log again: it must be what was wanted. Gives its last index.
 pub fn check(directory: &Path) -> Result<u64, LogError> {
     let reader = Reader::open(directory)?;
-    let end = reader.scan(&mut |_| std::ops::ControlFlow::Continue(()))?;
+    let end = reader.scan_past_damage(&mut |_| std::ops::ControlFlow::Continue(()))?;
     Ok(end.sequence.last_index())
 }

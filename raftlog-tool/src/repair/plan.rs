@@ -36,7 +36,7 @@ pub struct Assessment {
 struct MembersSeen {
     /// Before the cut: whether this node is the only member; `None` without a membership.
     only_this: Option<bool>,
-    /// A membership is cut away, or cannot be read.
+    /// A membership is cut away, or cannot be read, or something was truncated: an only member never does that.
     changed: bool,
 }
 
@@ -86,7 +86,7 @@ impl Assessment {
         let (mut cut_record, mut end) = (None, None);
         let mut members = MembersSeen::default();
         let node_id = reader.meta().owner.node_id;
-        let found = reader.scan(&mut |read| {
+        let found = reader.scan_past_damage(&mut |read| {
             let header = &read.record.header;
             let place = (read.segment_sequence, read.record.offset);
             if read.record.record_type.entry_kind().is_some() {
@@ -95,6 +95,7 @@ impl Assessment {
                     cut_record = Some(place);
                 }
             } else if read.record.record_type == RecordType::Truncate {
+                members.changed = true;
                 last_index = (header.index - 1).max(reader.meta().base_index);
                 cut_record = cut_record.filter(|_| truncate_at.is_some_and(|cut| cut < header.index));
             }
@@ -270,7 +271,7 @@ pub fn index_of(reader: &Reader, file: &Path, segment: u32, end: u64) -> Result<
         entries.insert(entry.offset, entry);
     };
     index_file::entries(&old, salt).filter(|entry| entry.end() <= end).for_each(&mut add);
-    let scan = reader.scan(&mut |read| {
+    let scan = reader.scan_past_damage(&mut |read| {
         let record = &read.record;
         if (read.segment_sequence, record.offset) >= (segment, end) {
             return ControlFlow::Break(());

@@ -276,6 +276,16 @@ fn the_only_member_there_ever_was_is_not_distrusted() {
         assert_eq!(shown.contains("goes on without them"), trusted, "{shown}");
         assert_eq!(open(&fixture.path).expect("open").0.is_trusted(), trusted);
     }
+    // A membership that was truncated is not the one in force.
+    let fixture = Fixture::empty();
+    let mut writer = fixture.create();
+    writer.append(1, Kind::Membership, &two);
+    writer.append(1, Kind::Membership, MEMBER);
+    writer.replace(2, 2, SET);
+    writer.append(2, Kind::Normal, SET);
+    drop(writer);
+    cut_at(3, &fixture);
+    assert!(!open(&fixture.path).expect("open").0.is_trusted());
 }
 
 #[test]

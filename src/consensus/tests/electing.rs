@@ -290,11 +290,32 @@ fn a_false_alarm_is_taken_back() {
     }
 }
 
+/// The leader has given the transfer up, and leads on: what it sent before is found in the mail after a pause.
+#[test]
+fn a_leader_that_speaks_again_takes_the_transfer_back() {
+    let mut bench = follower();
+    bench.now_us = TIMEOUT_US / 2;
+    bench.hear(1, 1, Body::TimeoutNow);
+    bench.append(1, 1, at(1, 1), &[]);
+    assert!(bench.raft.next_deadline_us() >= bench.now_us + TIMEOUT_US);
+    bench.give(Input::Tick);
+    assert_eq!((bench.raft.role(), bench.raft.term()), (Role::Follower, 1));
+    bench.tick();
+    assert_eq!(bench.raft.role(), Role::PreCandidate, "without the leader's word it asks first");
+    let mut bench = follower();
+    bench.append(1, 1, at(1, 1), &[]);
+    bench.hear(1, 1, Body::TimeoutNow);
+    bench.give(Input::Tick);
+    assert_eq!(bench.raft.role(), Role::Candidate, "told again behind a heartbeat");
+}
+
 #[test]
 fn only_the_leader_sends_into_an_election() {
     let mut bench = follower();
     assert_eq!(bench.hear(3, 1, Body::TimeoutNow), []);
-    bench.hear(1, 1, Body::TimeoutNow);
+    assert_eq!(bench.hear(1, 1, Body::TimeoutNow), []);
+    assert_eq!(bench.raft.next_deadline_us(), bench.now_us, "at once");
+    bench.give(Input::Tick);
     assert_eq!((bench.raft.role(), bench.raft.term()), (Role::Candidate, 2));
     let request = Message { term: 2, body: Body::Vote { last: at(1, 1), transfer: true } };
     assert_eq!(sent(&bench.persist(), 3), [request]);

@@ -59,6 +59,7 @@ fn neither_an_impaired_nor_a_distrusted_node_votes_or_stands() {
         assert_eq!(bench.raft.next_deadline_us(), u64::MAX, "not in haste either");
         bench.give(Input::PeerReachable { peer: 1 });
         bench.hear(1, 3, Body::TimeoutNow);
+        bench.give(Input::Tick);
         assert_eq!(bench.raft.role(), Role::Follower, "not even sent by the leader");
     }
 }
