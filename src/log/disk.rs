@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{fallocate, posix_fadvise, FallocateFlags, Flock, FlockArg, OFlag, PosixFadviseAdvice};
 
+use super::map::Mapping;
 use super::segment::BLOCK_BYTES;
 
 /// A lock, held until dropped.
@@ -79,6 +80,10 @@ pub trait DiskFile: Send + Sync {
     /// fsync: the file's metadata too.
     fn sync_all(&self) -> io::Result<()>;
     fn length(&self) -> io::Result<u64>;
+    /// The file as long as it is now, mapped; `None` where that cannot be had.
+    fn map(&self) -> Option<Mapping> {
+        None
+    }
 }
 
 /// The disk of the operating system.
@@ -219,5 +224,13 @@ impl DiskFile for SystemFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn map(&self) -> Option<Mapping> {
+        // What is in the page cache is not what such a reader asks for.
+        if self.uncached {
+            return None;
+        }
+        Mapping::of(&self.file).ok()
     }
 }

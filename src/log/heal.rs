@@ -50,10 +50,10 @@ pub enum Piece {
 }
 
 /// What is known beside the records of the segment.
-pub struct Evidence<'e> {
+pub struct Evidence {
     pub sequence: u32,
-    /// The segment's index file.
-    pub index: &'e [u8],
+    /// The first record at or behind the place that the segment's index file names.
+    pub named: Option<IndexEntry>,
     /// Generation of the newest META.
     pub meta_generation: u64,
     /// What the next segment's header says about the seal of this one.
@@ -157,8 +157,7 @@ impl Chain {
             let what = format!("padding of {}", describe(record_type, header.index));
             return Ok(Some(vec![Piece::Rebuilt { record_type, header, bytes, what }]));
         }
-        let mut named = index_file::entries(evidence.index, self.salt);
-        let named = named.find(|named| u64::from(named.offset) >= offset);
+        let named = evidence.named;
         if let Some(named) = named.filter(|named| u64::from(named.offset) == offset) {
             return Ok(self.resolve_named(window, &named, evidence)?.map(|piece| vec![piece]));
         }
@@ -475,9 +474,9 @@ pub fn examine(
             Chain::new(salt, SEGMENT_HEADER_BYTES as u64, header.prev_crc, last)
         }
     };
-    let evidence = Evidence {
+    let mut evidence = Evidence {
         sequence,
-        index,
+        named: None,
         meta_generation,
         seal_crc: None,
         expected: expected.to_string(),
@@ -492,6 +491,7 @@ pub fn examine(
             chain.note(&record);
             continue;
         }
+        evidence.named = index_file::first_behind(index, salt, at);
         let Some(pieces) = chain.resolve(window, &evidence)? else { return Ok(Examined::Unknown) };
         for piece in pieces {
             if chain.scanner.offset() == offset {

@@ -320,15 +320,20 @@ impl<'a> Comparison<'a> {
         self.complete = false;
     }
 
-    /// What the index names at `offset`, where no record is.
-    pub fn named_at(&self, offset: u64) -> Option<IndexEntry> {
-        self.named.filter(|named| u64::from(named.offset) == offset)
+    /// What the index names next.
+    pub fn named(&self) -> Option<IndexEntry> {
+        self.named
     }
 
     /// Whether the file names exactly the records that were taken.
     pub fn is_exact(&self) -> bool {
         self.complete && self.named.is_none() && !self.frames.is_damaged()
     }
+}
+
+/// The first record at or behind `offset` that an index file names.
+pub fn first_behind(index: &[u8], salt: u32, offset: u64) -> Option<IndexEntry> {
+    entries(index, salt).find(|named| u64::from(named.offset) >= offset)
 }
 
 /// The bytes of an index file; empty when there is none.

@@ -4,21 +4,26 @@
 //! `<sequence>.idx`. docs/log-format.md has the byte tables, the assumptions about the disk, and what a crash
 //! between any two writes leaves. In short:
 //!
-//! * Records stand one behind the other, chained by CRC, in zero-filled segments. A batch is one aligned `pwrite`
-//!   and one `fdatasync`; it begins with a mark that says what was durable before.
+//! * Records stand one behind the other, chained by CRC, in zero-filled or recycled segments. A batch is one aligned
+//!   `pwrite` and one `fdatasync`; a flag of its first record says that everything before it was durable then.
 //! * A record that cannot be read is *torn* if nothing proves that it ever was durable - it is dropped then - and
-//!   *damage* if a later mark, the index file, a later segment or META proves that it was: the log is refused.
+//!   *damage* if a later record, the index file, a later segment or META proves that it was. Damage is identified:
+//!   what is known to the last byte is written again, an entry that is known but for its payload is a *hole*, to be
+//!   filled with another node's copy. What is not certain is refused.
 //! * A failed write or sync is final. What it left on the disk is decided by the next start.
 //!
-//! Threads: [`Log`] lives in the raft thread and never waits for the disk; the sync thread owns the files
-//! (`writer.rs`), a helper makes segments ahead of need (`prepare.rs`). `disk.rs` holds all system calls.
-//! [`Log::open_inline`] does without threads: [`InlineWriter`] does what they would, when it is told to.
+//! Threads: [`Log`] lives in the raft thread and never waits for the disk but to read what is not in memory; the
+//! sync thread owns the files (`writer.rs`), a helper keeps segments ready and puts purged ones away (`helper.rs`), a
+//! scrubber reads what nobody reads (`scrub.rs`). `disk.rs` holds all system calls. [`Log::open_inline`] does without
+//! threads: [`InlineWriter`] does what they would, when it is told to.
 //!
-//! Who reads what: `scan.rs` walks the records of one segment; `reader.rs` decides between clean, torn and damage,
-//! for `recovery.rs` as for `raftlog-tool`.
+//! Who reads what: `window.rs` reads files; `scan.rs` finds records, in order or without their neighbours; `walk.rs`
+//! and `reader.rs` decide between clean, torn and damage, for `recovery.rs` as for `raftlog-tool`; `heal.rs` says what
+//! stood in a damaged place; `mend.rs` keeps the holes of an open log.
 
 mod active;
 mod buffer;
+mod checksum;
 pub mod disk;
 mod error;
 mod files;
@@ -27,6 +32,7 @@ mod helper;
 mod hole;
 pub mod index_file;
 mod lines;
+mod map;
 mod mend;
 pub mod meta;
 mod patience;

@@ -92,6 +92,8 @@ pub struct Reader {
     pub(super) directory: PathBuf,
     pub(super) meta: Meta,
     damaged_meta_copies: usize,
+    /// The log is locked by this process: nobody writes it, so its segments can be mapped.
+    locked: bool,
 }
 
 impl Reader {
@@ -103,7 +105,13 @@ impl Reader {
     /// The same on another disk.
     pub fn open_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Reader, LogError> {
         let meta::MetaRead { meta, damaged_copies } = meta::read(disk.as_ref(), directory)?;
-        Ok(Reader { disk, directory: directory.to_path_buf(), meta, damaged_meta_copies: damaged_copies })
+        let directory = directory.to_path_buf();
+        Ok(Reader { disk, directory, meta, damaged_meta_copies: damaged_copies, locked: false })
+    }
+
+    /// For who holds the log's lock and has not begun to write: segments are mapped instead of copied.
+    pub(super) fn of_a_locked_log(self) -> Reader {
+        Reader { locked: true, ..self }
     }
 
     pub fn meta(&self) -> &Meta {
@@ -245,7 +253,10 @@ impl Reader {
     pub(super) fn window(&self, path: &Path) -> Result<Window, LogError> {
         let file =
             self.disk.open(path, Mode::Read).map_err(|source| LogError::io("open", path, None, source))?;
-        Window::of(file, path)
+        match self.locked {
+            true => Window::mapped(file, path),
+            false => Window::of(file, path),
+        }
     }
 
     fn read_index(&self, sequence: u32) -> Result<Vec<u8>, LogError> {

@@ -180,7 +180,7 @@ pub fn open(
     }
     let lock = lock(disk.as_ref(), directory)?;
     sync_segments(disk.as_ref(), directory)?;
-    let reader = Reader::open_on(disk.clone(), directory)?;
+    let reader = Reader::open_on(disk.clone(), directory)?.of_a_locked_log();
     let mut meta = reader.meta().clone();
     let mut table = Table::new(meta.base_index, meta.base_term, LOG_CACHE_BYTES);
     let mut end = reader.scan_past_damage(&mut |read| {

@@ -254,7 +254,7 @@ impl Scrub {
         let index = index_file::read(self.disk.as_ref(), &index_path(&self.directory, *sequence))?;
         let evidence = Evidence {
             sequence: *sequence,
-            index: &index,
+            named: index_file::first_behind(&index, chain.salt, offset),
             meta_generation: *meta_generation,
             seal_crc: None,
             expected,

@@ -144,7 +144,7 @@ impl Walk<'_> {
         progress.retries = 0;
         let evidence = Evidence {
             sequence: self.segment.sequence,
-            index: self.index,
+            named: progress.comparison.named(),
             meta_generation: self.reader.meta.generation,
             seal_crc: self.seal_crc,
             expected,
@@ -152,9 +152,9 @@ impl Walk<'_> {
         };
         let pieces = if end.past_damage { chain.resolve(window, &evidence)? } else { None };
         let Some(pieces) = pieces else {
-            let named = progress.comparison.named_at(offset);
+            let Evidence { named, expected, found, .. } = evidence;
+            let named = named.filter(|named| u64::from(named.offset) == offset);
             let index = named.map_or(end.sequence.last_index() + 1, |named| named.index);
-            let Evidence { expected, found, .. } = evidence;
             return Err(LogError::corrupt(&self.segment.path, offset, Some(index), expected, found));
         };
         for piece in pieces {

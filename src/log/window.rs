@@ -1,7 +1,7 @@
 //! A piece of a file in memory, moved along as it is read.
 //!
-//! Why not mapped: a page of a mapping that cannot be read, because the disk fails or somebody cut the file, ends
-//! the process with a signal. A `pread` returns an error. From the page cache it costs half a microsecond more.
+//! Files that nobody writes are mapped. Where a page cannot be had - the disk fails, or somebody cut the file - and
+//! for files that are being written, a `pread` into a buffer takes over: it returns an error, block by block.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::FileHandle;
 use super::error::LogError;
+use super::map::Mapping;
 use super::segment::BLOCK_BYTES;
 
 /// Fits into the cache of a core, and is large enough for a disk to stream.
@@ -22,6 +23,9 @@ pub struct Window {
     file: FileHandle,
     path: PathBuf,
     file_bytes: u64,
+    /// As long as all that was wanted could be populated; `populated` was last.
+    mapping: Option<Mapping>,
+    populated: Range<u64>,
     /// Of what is in the buffer.
     start: u64,
     length: usize,
@@ -33,6 +37,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// On a file that nobody writes meanwhile, as long as it is now.
+    pub fn mapped(file: FileHandle, path: &Path) -> Result<Window, LogError> {
+        let mapping = file.map();
+        Ok(Window { mapping, ..Window::of(file, path)? })
+    }
+
     /// On a file as long as it is now.
     pub fn of(file: FileHandle, path: &Path) -> Result<Window, LogError> {
         let file_bytes =
@@ -41,6 +51,8 @@ impl Window {
             file,
             path: path.to_path_buf(),
             file_bytes,
+            mapping: None,
+            populated: 0..0,
             start: 0,
             length: 0,
             buffer: Vec::new(),
@@ -64,11 +76,18 @@ impl Window {
         let Some(end) = offset.checked_add(length).filter(|end| *end <= self.file_bytes) else {
             return Ok(None);
         };
-        if offset < self.start || end > self.start + self.length as u64 {
+        self.populate(offset..end);
+        let buffered = offset >= self.start && end <= self.start + self.length as u64;
+        if self.mapping.is_none() && !buffered {
             self.load(offset, end)?;
         }
-        let first = self.shift + (offset - self.start) as usize;
-        Ok(Some(&self.buffer[first..first + length as usize]))
+        Ok(Some(match &self.mapping {
+            Some(mapping) => mapping.bytes(offset..end),
+            None => {
+                let first = self.shift + (offset - self.start) as usize;
+                &self.buffer[first..first + length as usize]
+            }
+        }))
     }
 
     /// The same for a length that is known while compiling.
@@ -84,6 +103,19 @@ impl Window {
     /// Whether the disk could not read one of these bytes when they were last looked at.
     pub fn is_unreadable(&self, offset: u64, length: u64) -> bool {
         self.unreadable.range(offset - offset % BLOCK..offset.saturating_add(length)).next().is_some()
+    }
+
+    fn populate(&mut self, wanted: Range<u64>) {
+        let Some(mapping) = &self.mapping else { return };
+        if wanted.start >= self.populated.start && wanted.end <= self.populated.end {
+            return;
+        }
+        let start = wanted.start - wanted.start % BLOCK;
+        let range = start..wanted.end.max(start + WINDOW_BYTES).min(self.file_bytes);
+        match mapping.populate(range.clone()) {
+            Ok(()) => self.populated = range,
+            Err(_) => self.mapping = None, // the buffer finds out what it is
+        }
     }
 
     fn load(&mut self, offset: u64, end: u64) -> Result<(), LogError> {
@@ -158,5 +190,49 @@ impl Window {
             offset += length;
         }
         Ok(data_end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::{Disk, Mode, SystemDisk};
+    use super::*;
+
+    const FILE_BYTES: u64 = 1 << 20;
+
+    fn windows(path: &Path) -> [Window; 2] {
+        let file = || SystemDisk.open(path, Mode::Read).expect("open");
+        [Window::of(file(), path).expect("window"), Window::mapped(file(), path).expect("window")]
+    }
+
+    #[test]
+    fn mapped_or_not_the_bytes_are_those_of_the_file() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("file");
+        let content: Vec<u8> = (0..FILE_BYTES as u32).map(|at| (at / 7 + at) as u8).collect();
+        std::fs::write(&path, &content).expect("write");
+        for mut window in windows(&path) {
+            for (offset, length) in [(0, 32), (300_000, 700_000), (4095, 2), (FILE_BYTES - 1, 1), (77, 0)] {
+                let expected = &content[offset as usize..(offset + length) as usize];
+                assert_eq!(window.get(offset, length).expect("read"), Some(expected));
+            }
+            assert_eq!(window.get(FILE_BYTES - 1, 2).expect("read"), None);
+            assert_eq!(window.get(u64::MAX, 2).expect("read"), None);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_is_an_error_and_no_signal() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("file");
+        std::fs::write(&path, vec![1; FILE_BYTES as usize]).expect("write");
+        for mut window in windows(&path) {
+            assert!(window.get(0, 8).expect("read").is_some());
+            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
+            file.set_len(4096).expect("cut");
+            let error = window.get(FILE_BYTES / 2, 8).expect_err("cut");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            file.set_len(FILE_BYTES).expect("grow");
+        }
     }
 }

@@ -25,6 +25,8 @@ use crate::consensus::{Index, Input, NodeId, PeerProgress, Role, Term};
 /// A target that takes this long at most from one end of the log to the next is near enough: what is left then keeps
 /// clients waiting about as long.
 const NEAR_US: u64 = 20_000;
+/// Longest time from the seal to the transfer; clients wait meanwhile.
+const SEALED_US: u64 = 1_500_000;
 /// How long clients wait, after leadership has gone, to be sent to the successor instead of nowhere.
 const SUCCESSOR_PATIENCE_US: u64 = 500_000;
 /// Pause before leadership is offered again while something stands still.
@@ -226,6 +228,10 @@ impl Node {
             self.fail_handover(world, reason);
             return Ok(());
         }
+        if attempt.unsealed && !self.watchdog.stalls.main {
+            self.fail_handover(world, "the main thread has come back");
+            return Ok(());
+        }
         let stops_redis = matches!(attempt.phase, Phase::Sealing | Phase::Draining { offset: Some(_) });
         if stops_redis && !matches!(&self.local, Local::Leading(leading) if leading.connected) {
             self.fail_handover(world, "the stream of the local server was lost");
@@ -243,7 +249,7 @@ impl Node {
                 attempt.phase = Phase::CatchingUp { goal: last, since_us: now_us };
                 return Ok(());
             }
-            self.seal(world);
+            self.seal(world, now_us);
         }
         let everything_is_there = self.raft.commit() == last && matched == last;
         if everything_is_there && self.is_drained() {
@@ -253,12 +259,13 @@ impl Node {
     }
 
     /// Redis is to stop executing, if it can be told and if it executes at all.
-    fn seal<W: World>(&mut self, world: &W) {
+    fn seal<W: World>(&mut self, world: &W, now_us: u64) {
         let Some(attempt) = &mut self.handover.current else { return };
         match &mut self.local {
             _ if attempt.unsealed => attempt.phase = Phase::Draining { offset: None },
             Local::Leading(leading) if leading.connected => {
                 attempt.phase = Phase::Sealing;
+                attempt.deadline_us = attempt.deadline_us.min(now_us + SEALED_US);
                 leading.sealing = Some(attempt.number);
                 world.bridge().tell_main(ToMain::Seal { attempt: attempt.number });
             }

@@ -176,10 +176,7 @@ impl Node {
         if damage == self.healing.seen && !due {
             return Ok(());
         }
-        if damage != self.healing.seen {
-            self.healing.seen = damage;
-            self.reports.touch();
-        }
+        self.healing.seen = damage;
         self.healing.look_again = false;
         self.look_at_holes(world)?;
         self.expire(world.now_us());

@@ -8,7 +8,7 @@ mod world;
 
 use super::bridge::{Answer, Bridge, Ticket, ToRaft};
 use super::settings::Settings;
-use super::status::{State, Status};
+use super::status::{LogStatus, State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::Log;
@@ -74,6 +74,7 @@ impl Runtime {
             state: State::Loading,
             cluster_id: log.identity().cluster_id.clone(),
             node_id: log.identity().node_id,
+            log: LogStatus { distrusted: !log.is_trusted(), ..LogStatus::default() },
             ..Status::default()
         });
         world.bridge.publish(Arc::new(status));

@@ -105,10 +105,18 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
 }
 
 /// Longest pause of clients while this node changes from leading to following; the server ends it then by itself.
-const PAUSE_MS: &str = "5000";
+const PAUSE_MS: u64 = 5000;
+
+/// The same, while leadership is handed over: beyond what the raft thread takes before it asks for the transfer, which
+/// ends after an election timeout.
+const SEALED_PAUSE_MS: u64 = 5000;
 
 fn pause(ctx: Context) {
-    if let Err(error) = ffi::call(ctx, &["CLIENT", "PAUSE", PAUSE_MS, "ALL"]) {
+    pause_for(ctx, PAUSE_MS);
+}
+
+fn pause_for(ctx: Context, time_ms: u64) {
+    if let Err(error) = ffi::call(ctx, &["CLIENT", "PAUSE", &time_ms.to_string(), "ALL"]) {
         log::error!("cannot pause clients: {error}");
     }
 }
@@ -161,11 +169,14 @@ fn demote(ctx: Context, state: &MainThread, epoch: Epoch) {
 /// pause ends by itself because the raft thread is late.
 fn seal(ctx: Context, state: &MainThread) {
     let Some(attempt) = state.seal_due.get() else { return };
+    if !state.gate.leads() {
+        return state.seal_due.set(None);
+    }
     if state.waiters.are_waking() || !state.gate.try_seal() {
         return ffi::next_turn(gate::nothing);
     }
     state.seal_due.set(None);
-    pause(ctx);
+    pause_for(ctx, SEALED_PAUSE_MS + super::configs::current().election_timeout_ms);
     match replication_position(ctx) {
         Ok((_, offset)) => state.bridge.tell_raft(ToRaft::Sealed { attempt, offset }),
         // Without an answer the raft thread gives the hand-over up.

@@ -32,6 +32,19 @@ fn entries_and_their_effects() {
 }
 
 #[test]
+fn an_entry_that_only_a_later_truncation_drops_is_not_shown() {
+    let fixture = Fixture::empty();
+    let mut writer = fixture.create();
+    writer.append_all(1, Kind::Normal, &[SET; 5]);
+    writer.replace(4, 2, SET);
+    writer.replace(2, 3, SET);
+    drop(writer);
+    let expected = ["1 term 1 normal 32 bytes", "2 term 3 normal 32 bytes"];
+    let shown = run(0, &["dump", &fixture.name]);
+    assert_eq!(shown.lines().filter(|line| !line.starts_with(' ')).collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn json_loses_nothing() {
     let fixture = Fixture::standard();
     let objects = json_lines(&run(0, &["dump", "--format", "jsonl", &fixture.name]));

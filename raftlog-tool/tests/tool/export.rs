@@ -115,6 +115,7 @@ fn a_dataset_comes_back_as_it_was_at_any_entry() {
         rebuilt.pipe(file.path());
         assert_eq!(rebuilt.cli(&["DEBUG", "DIGEST"]), plain.cli(&["DEBUG", "DIGEST"]), "up to entry {to}");
     }
+    assert!(export(&fixture, &["--from", "1", "--to", "0"]).0.is_empty());
     let (whole, _) = export(&fixture, &["--all"]);
     assert_eq!(whole, export(&fixture, &["--to", "6"]).0);
     let (first, second) =

@@ -1,7 +1,7 @@
 //! Beside a running writer.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{channel, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,31 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// A `dump --follow`, which would never end by itself; killed when dropped, whether the test is red or green.
+struct Follower {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Follower {
+    fn start(arguments: &[&str]) -> Follower {
+        let mut child = command(arguments).stdout(Stdio::piped()).spawn().expect("run");
+        let lines = stream(child.stdout.take().expect("stdout"));
+        Follower { child, lines }
+    }
+
+    fn next(&self) -> String {
+        self.lines.recv_timeout(Duration::from_secs(20)).expect("a line in time")
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Lines of a process, as they come.
 fn stream(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
@@ -112,15 +137,8 @@ fn follow_prints_what_is_written_across_segments_and_truncations() {
     let fixture = Fixture::empty();
     let mut writer = fixture.create();
     writer.append(1, Kind::Normal, SET);
-    let mut child = command(&["dump", "--follow", "--last", "1", "--format", "jsonl", &fixture.name])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("run");
-    let lines = stream(child.stdout.take().expect("stdout"));
-    let next = || {
-        let line = lines.recv_timeout(Duration::from_secs(20)).expect("a line in time");
-        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")
-    };
+    let follower = Follower::start(&["dump", "--follow", "--last", "1", "--format", "jsonl", &fixture.name]);
+    let next = || serde_json::from_str::<serde_json::Value>(&follower.next()).expect("JSON");
     assert_eq!(next()["index"], 1);
     let payload = effects(&[&format!("SET k {}", "v".repeat(1000))]);
     for index in 2..20u64 {
@@ -134,20 +152,14 @@ fn follow_prints_what_is_written_across_segments_and_truncations() {
     assert_eq!(next()["index"], 15);
     writer.append(3, Kind::NoOp, b"");
     assert_eq!(next()["term"], 3);
-    child.kill().expect("kill");
-    child.wait().expect("wait");
 }
 
 #[test]
 fn follow_begins_with_a_log_that_is_still_empty() {
     let fixture = Fixture::empty();
     let mut writer = fixture.create();
-    let mut child = command(&["dump", "-f", &fixture.name]).stdout(Stdio::piped()).spawn().expect("run");
-    let lines = stream(child.stdout.take().expect("stdout"));
+    let follower = Follower::start(&["dump", "-f", &fixture.name]);
     std::thread::sleep(Duration::from_millis(100));
     writer.append(1, Kind::NoOp, b"");
-    let line = lines.recv_timeout(Duration::from_secs(20)).expect("a line in time");
-    assert_eq!(line, "1 term 1 no-op 0 bytes");
-    child.kill().expect("kill");
-    child.wait().expect("wait");
+    assert_eq!(follower.next(), "1 term 1 no-op 0 bytes");
 }

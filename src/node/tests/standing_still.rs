@@ -119,6 +119,26 @@ fn what_was_proposed_is_committed_before_a_stalled_leader_goes() {
     assert_eq!(leader.released(), 1);
 }
 
+#[test]
+fn a_main_thread_that_comes_back_before_the_core_is_asked_leads_on() {
+    let mut leader = Driven::leader_of_three();
+    leader.persist();
+    leader.execute(&WRITE);
+    leader.persist();
+    leader.main_stalled = true;
+    for _ in 0..23 {
+        leader.world.now_us += 500_000;
+        leader.turn();
+        leader.acknowledge_only(2, 2);
+        leader.acknowledge_only(3, 2);
+    }
+    assert!(leader.node.watchdog.stalls.main, "and nobody holds entry 3 yet");
+    leader.main_stalled = false;
+    leader.turn();
+    assert_eq!(pass_until_told(&mut leader, 6), None);
+    assert_eq!((leader.released(), leader.told()), (1, vec![]));
+}
+
 /// The target has it and this disk has not: it may still be lost.
 #[test]
 fn what_only_the_target_has_is_not_committed() {
