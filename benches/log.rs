@@ -35,7 +35,7 @@ fn make_cold(path: &Path) {
 fn million(criterion: &mut Criterion) {
     let directory = support::directory();
     let path = directory.path().join("log");
-    let mut appender = Appender::create(&path);
+    let mut appender = Appender::with_threads(&path);
     for _ in 0..ENTRIES / 4000 {
         appender.append(4000);
     }
@@ -60,7 +60,7 @@ fn million(criterion: &mut Criterion) {
 
 fn truncate(criterion: &mut Criterion) {
     let directory = support::directory();
-    let mut appender = Appender::create(&directory.path().join("log"));
+    let mut appender = Appender::with_threads(&directory.path().join("log"));
     appender.warm_up();
     let mut group = criterion.benchmark_group("truncate");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
@@ -69,10 +69,8 @@ fn truncate(criterion: &mut Criterion) {
             let mut total = Duration::ZERO;
             for _ in 0..iterations {
                 appender.append(1000);
-                let started = Instant::now();
-                appender.truncate(1000);
-                total += started.elapsed();
-                appender.purge();
+                total += appender.truncate(1000);
+                appender.tidy();
             }
             total
         })
@@ -85,7 +83,7 @@ fn producer(_: &mut Criterion) {
     const PER_MS: u32 = 50;
     const MS: u32 = 4000;
     let directory = support::directory();
-    let mut appender = Appender::create(&directory.path().join("log"));
+    let mut appender = Appender::with_threads(&directory.path().join("log"));
     appender.warm_up();
     let mut histogram = Histogram::<u64>::new(3).expect("a histogram");
     let started = Instant::now();
@@ -100,7 +98,7 @@ fn producer(_: &mut Criterion) {
         if number % PER_MS == 0 {
             appender.log.start_writing();
             appender.log.durable().expect("no error");
-            appender.purge();
+            appender.tidy();
         }
     }
     assert!(started.elapsed() < Duration::from_millis(u64::from(MS)) * 2, "the rate was kept");
@@ -120,7 +118,7 @@ fn kernel_written_bytes() -> u64 {
 fn amplification(_: &mut Criterion) {
     const BATCHES: u64 = 4000;
     let directory = support::directory();
-    let mut appender = Appender::create(&directory.path().join("log"));
+    let mut appender = Appender::with_threads(&directory.path().join("log"));
     appender.warm_up();
     let before = (appender.log.stats().written_bytes, kernel_written_bytes());
     appender.time(BATCHES, 256);

@@ -26,6 +26,8 @@ check "lints without Redis" cargo clippy --workspace --all-targets --no-default-
 check "lints" cargo clippy --workspace --all-targets -- -D warnings
 check "tests without Redis" cargo test --workspace --no-default-features --no-fail-fast
 check "tests with real servers" cargo test --workspace --no-fail-fast
+check "simulation" cargo run --release -p redisraft-sim --bin sim -- --seeds 0..200 --fresh 50 \
+    --kept tests/sim/seeds.txt
 
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
     END { printf "\n%d tests passed, %d failed, %d ignored\n", passed, failed, ignored }' "$output"

@@ -187,7 +187,11 @@ fn two_damaged_nodes_heal_each_other_without_a_leader() {
 
 /// Cuts the entry that holds `marker` and all after it off a log.
 fn cut(log: &Path, marker: &str) {
-    let index = index_of(log, marker.as_bytes()).to_string();
+    cut_at(log, index_of(log, marker.as_bytes()));
+}
+
+fn cut_at(log: &Path, index: u64) {
+    let index = index.to_string();
     let directory = log.to_str().expect("a path of text");
     let output =
         raftlog_tool(&["repair", "--truncate-at", &index, "--accept-data-loss", "--apply", directory]);
@@ -200,6 +204,24 @@ fn cut(log: &Path, marker: &str) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[test]
+fn a_node_that_was_always_alone_goes_on_behind_the_cut() {
+    let _serial = serial(seconds(90));
+    let mut cluster = Cluster::start(1);
+    write_marked(&cluster, 20);
+    cluster.kill(0);
+    let log = log_of(&mut cluster, 0);
+    let index = index_of(&log, b"value-7-");
+    flip_bit(&log, b"value-7-");
+    cut_at(&log, index);
+    cluster.restart(0);
+    let mut client = cluster.client();
+    assert_eq!(client.repeat(&["GET", "marked:6"]).text(), marked(6));
+    assert_eq!(client.repeat(&["EXISTS", "marked:7"]).integer(), 0, "given up");
+    assert!(client.repeat(&["SET", "after", "cut"]).is_ok());
+    assert_eq!(cluster.field(0, "raft_trusted"), "yes");
 }
 
 #[test]

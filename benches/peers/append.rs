@@ -100,8 +100,10 @@ impl OkayWal {
 fn append(criterion: &mut Criterion) {
     let directory = support::directory();
     let mut floor = Floor::new();
-    let mut redisraft = Appender::create(&directory.path().join("redisraft"));
+    let mut redisraft = Appender::in_caller(&directory.path().join("redisraft"));
+    let mut threads = Appender::with_threads(&directory.path().join("threads"));
     redisraft.warm_up();
+    threads.warm_up();
     let mut raft_engine = RaftEngine::create(&directory.path().join("raft-engine"));
     let mut okaywal = OkayWal::create(&directory.path().join("okaywal"));
     for _ in 0..500 {
@@ -115,6 +117,9 @@ fn append(criterion: &mut Criterion) {
         group.bench_function("floor", |bencher| bencher.iter_custom(|count| floor.time(count)));
         group.throughput(Throughput::Elements(batch));
         group.bench_function("redisraft", |bencher| bencher.iter_custom(|count| redisraft.time(count, batch)));
+        group.bench_function("redisraft-threads", |bencher| {
+            bencher.iter_custom(|count| threads.time(count, batch))
+        });
         group.bench_function("raft-engine", |bencher| {
             bencher.iter_custom(|count| (0..count).map(|_| raft_engine.append(batch)).sum())
         });

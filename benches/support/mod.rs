@@ -6,10 +6,12 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{channel, Receiver};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redisraft::log::{Entry, Identity, Kind, Log, Options, WriteRequest};
+use redisraft::log::disk::SystemDisk;
+use redisraft::log::{Entry, Identity, InlineWriter, Kind, Log, Options, WriteRequest};
 
 pub const ENTRY_BYTES: usize = 128;
 /// Entries per sync.
@@ -70,27 +72,47 @@ impl Floor {
 /// A log, and how to wait for it.
 pub struct Appender {
     pub log: Log,
-    news: Receiver<()>,
+    news: News,
     id: u64,
     payload: Bytes,
 }
 
+/// Who writes.
+enum News {
+    /// The log's threads, as in the server: two wake-ups for each batch that is waited for.
+    Threads(Receiver<()>),
+    /// The caller, as with the other logs.
+    Caller(InlineWriter),
+}
+
+fn identity() -> Identity {
+    Identity { cluster_id: "b".repeat(32), node_id: 1, secret: [0; 32] }
+}
+
 impl Appender {
-    pub fn create(directory: &Path) -> Appender {
-        let identity = Identity { cluster_id: "b".repeat(32), node_id: 1, secret: [0; 32] };
+    /// With the log's own threads.
+    pub fn with_threads(directory: &Path) -> Appender {
         let (tell, news) = channel();
         let notify = Box::new(move || {
             let _ = tell.send(());
         });
-        let log = Log::create(directory, identity, Options::default(), notify).expect("create");
-        Appender { log, news, id: 0, payload: payload().into() }
+        let log = Log::create(directory, identity(), Options::default(), notify).expect("create");
+        Appender { log, news: News::Threads(news), id: 0, payload: payload().into() }
+    }
+
+    /// Everything in the caller's thread.
+    pub fn in_caller(directory: &Path) -> Appender {
+        let disk = Arc::new(SystemDisk);
+        let (log, writer) =
+            Log::create_inline(disk, directory, identity(), Options::default()).expect("create");
+        Appender { log, news: News::Caller(writer), id: 0, payload: payload().into() }
     }
 
     /// Appends until segments that were purged are written again.
     pub fn warm_up(&mut self) {
         while self.log.stats().recycled_segments < 3 {
             self.append(4096);
-            self.purge();
+            self.tidy();
         }
     }
 
@@ -102,41 +124,52 @@ impl Appender {
         WriteRequest { id: self.id, entries, ..Default::default() }
     }
 
-    /// Appends `count` entries as one request and waits until they are durable.
-    pub fn append(&mut self, count: u64) {
+    /// Appends `count` entries as one request and waits until they are durable; returns how long that took.
+    pub fn append(&mut self, count: u64) -> Duration {
         let request = self.request(count);
-        self.write(request);
+        self.write(request)
     }
 
-    pub fn write(&mut self, request: WriteRequest) {
+    pub fn write(&mut self, request: WriteRequest) -> Duration {
+        let started = Instant::now();
         let id = request.id;
         self.log.submit(request);
+        self.wait(id);
+        started.elapsed()
+    }
+
+    pub fn wait(&mut self, id: u64) {
         while self.log.durable().expect("durable") < id {
-            self.news.recv().expect("news");
+            match &mut self.news {
+                News::Threads(news) => news.recv().expect("news"),
+                News::Caller(writer) => assert!(writer.run_once(), "there is something to do"),
+            }
         }
     }
 
     /// Drops the last `count` entries, durably.
-    pub fn truncate(&mut self, count: u64) {
+    pub fn truncate(&mut self, count: u64) -> Duration {
         self.id += 1;
         let truncate_from = Some(self.log.last_index() + 1 - count);
-        self.write(WriteRequest { id: self.id, truncate_from, ..Default::default() });
+        self.write(WriteRequest { id: self.id, truncate_from, ..Default::default() })
     }
 
-    pub fn purge(&mut self) {
+    /// Purges, and does what a thread of the log would do meanwhile.
+    pub fn tidy(&mut self) {
         self.log.purge(self.log.last_index().saturating_sub(KEPT_ENTRIES).max(self.log.first_index() - 1));
+        if let News::Caller(writer) = &mut self.news {
+            while writer.run_once() {}
+        }
     }
 
-    /// The time of `iterations` batches; what is purged in between does not count.
+    /// The time of `iterations` batches, from handing in to durable.
     pub fn time(&mut self, iterations: u64, batch: u64) -> Duration {
-        let mut total = Duration::ZERO;
-        for _ in 0..iterations {
-            let started = Instant::now();
-            self.append(batch);
-            total += started.elapsed();
-            self.purge();
-        }
-        total
+        let once = |_| {
+            let took = self.append(batch);
+            self.tidy();
+            took
+        };
+        (0..iterations).map(once).sum()
     }
 }
 

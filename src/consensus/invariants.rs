@@ -6,7 +6,7 @@
 //! * I2. Within one term the vote is given at most once.
 //! * I3. The commit index never falls, and is never beyond the end of the log.
 //!
-//! The rest, asserted in tests and debug builds ([`check`]):
+//! The rest, asserted in tests and debug builds, and by the simulator ([`Raft::check_invariants`]):
 //!
 //! * I4. The log holds no entry of a later term than the node's own; its own structure is sound.
 //! * I5. What is durable is in the log.
@@ -20,10 +20,10 @@
 //! * I13. The holes rise and lie within the log.
 //! * I14. Who stands or leads is trusted, and who stands has no hole.
 
+use super::leader::Leader;
 use super::message::{Index, NodeId, Term};
-use super::raft::Raft;
-#[cfg(any(test, debug_assertions))]
-use super::{leader::Leader, raft::Core, raft::State, trust::Trust};
+use super::raft::{Core, Raft, State};
+use super::trust::Trust;
 
 /// What the cheap invariants compare with: taken before a step, verified after.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,6 @@ impl Checkpoint {
 }
 
 /// Panics, naming the invariant, when one does not hold.
-#[cfg(any(test, debug_assertions))]
 pub(super) fn check(raft: &Raft) {
     let core = &raft.core;
     let last = core.log.last();
@@ -86,7 +85,6 @@ pub(super) fn check(raft: &Raft) {
     assert!(membership.is_valid() || untold, "I12: {membership:?}");
 }
 
-#[cfg(any(test, debug_assertions))]
 fn check_leader(core: &Core, leader: &Leader) {
     let last = core.log.last();
     assert!(core.trust == Trust::Full, "I14");

@@ -192,7 +192,6 @@ impl LogView {
     }
 
     /// Whether the structure holds its own invariants; for `invariants::check`.
-    #[cfg(any(test, debug_assertions))]
     pub fn is_consistent(&self) -> bool {
         let first = self.runs.front().map(|run| run.first);
         let rising = (1..self.runs.len()).all(|at| {

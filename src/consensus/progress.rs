@@ -178,7 +178,6 @@ impl Progress {
     }
 
     /// Whether the invariant above holds; for `invariants::check`.
-    #[cfg(any(test, debug_assertions))]
     pub fn is_consistent(&self, last: Index) -> bool {
         let mut before = self.matched;
         self.matched < self.next

@@ -268,6 +268,11 @@ impl Raft {
         self.report_change(outputs);
         before.verify(self);
         #[cfg(any(test, debug_assertions))]
+        self.check_invariants();
+    }
+
+    /// Panics, naming it, when a numbered invariant does not hold. Debug builds do so after every step.
+    pub fn check_invariants(&self) {
         super::invariants::check(self);
     }
 

@@ -23,6 +23,7 @@
 
 mod active;
 mod buffer;
+mod checksum;
 pub mod disk;
 mod error;
 mod files;

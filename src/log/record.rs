@@ -10,6 +10,8 @@
 
 use bytes::Bytes;
 
+use super::checksum;
+
 pub const HEADER_BYTES: usize = 32;
 /// Payload of a mark: META generation.
 pub const MARK_PAYLOAD_BYTES: usize = 8;
@@ -198,14 +200,13 @@ impl RecordHeader {
 
     /// What `crc` must be, given the checksum of the payload; `crc` itself is not looked at.
     pub fn expected_crc(&self, place: Place, payload_crc: u32) -> u32 {
-        // Padding (at most 7 zero bytes), place, header without its crc: contiguous, so that one call hashes them.
-        let padding = padding_bytes(self.length);
-        let mut tail = [0; 7 + 4 + HEADER_BYTES - 4];
-        tail[7..11].copy_from_slice(&place.hashed().to_le_bytes());
-        tail[11..].copy_from_slice(&self.encode()[4..]);
-        let mut hasher = crc32fast::Hasher::new_with_initial(payload_crc);
-        hasher.update(&tail[7 - padding..]);
-        hasher.finalize()
+        // Padding, place, header without its crc.
+        let RecordHeader { length, index, term, record_type, flags, zero, prev_crc, .. } = *self;
+        let zero = zero.to_le_bytes();
+        let kind = u32::from_le_bytes([record_type, flags, zero[0], zero[1]]);
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let words = [pair(place.hashed(), length), index, term, pair(kind, prev_crc)];
+        checksum::continued(payload_crc, padding_bytes(length), words)
     }
 }
 

@@ -23,6 +23,7 @@
 pub mod address;
 pub mod batches;
 pub mod bridge;
+pub mod callers;
 pub mod capture;
 mod change;
 pub mod feed;
@@ -48,6 +49,7 @@ use crate::consensus::{
 use crate::log::{Entry, HardState, Hole, Kind, LogError, WriteRequest};
 use bridge::Bridge;
 use bytes::Bytes;
+use callers::Callers;
 use change::Changes;
 use handover::Handover;
 pub use heal::Damage;
@@ -166,6 +168,7 @@ pub struct Node {
     last_read: u64,
     confirmed_read: u64,
     changes: Changes,
+    callers: Callers,
     handover: Handover,
     watchdog: Watchdog,
     reports: Reports,
@@ -201,6 +204,7 @@ impl Node {
             last_read: 0,
             confirmed_read: 0,
             changes: Changes::default(),
+            callers: Callers::default(),
             handover: Handover::default(),
             watchdog: Watchdog::default(),
             reports: Reports::default(),
@@ -215,6 +219,11 @@ impl Node {
 
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// The core, to be looked at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
     }
 
     pub fn members(&self) -> &Members {
@@ -239,10 +248,16 @@ impl Node {
         header: &[u8],
         payload: &Bytes,
     ) -> Result<(), Fatal> {
-        let result = match fetch::is_kind(kind) {
-            true => fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame)),
-            false => wire::decode(kind, header, payload)
-                .map(|(message, entries)| self.on_message(world, from, message, &entries)),
+        let result = if fetch::is_kind(kind) {
+            fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame))
+        } else if callers::is_kind(kind) {
+            callers::decode(kind, header, payload).map(|address| {
+                self.on_call(world, from, address);
+                Ok(())
+            })
+        } else {
+            wire::decode(kind, header, payload)
+                .map(|(message, entries)| self.on_message(world, from, message, &entries))
         };
         result.unwrap_or_else(|error| {
             log::warn!("dropped a message of node {from}: {error}");
@@ -264,8 +279,19 @@ impl Node {
     }
 
     pub fn on_peer_up<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        if let Some(own) = self.members().0.get(&self.id) {
+            world.send(peer, callers::encode(&own.peer_address));
+        }
         self.healing_peer_up();
         self.step(world, Input::PeerReachable { peer }, &[])
+    }
+
+    /// `from` says where it can be dialled.
+    fn on_call<W: World>(&mut self, world: &mut W, from: NodeId, address: &str) {
+        if !self.members().0.contains_key(&from) && self.callers.heard(from, address) {
+            log::info!("node {from} at {address} is not in the log yet");
+            self.dial(world);
+        }
     }
 
     pub fn on_peer_unreachable<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
@@ -400,10 +426,10 @@ impl Node {
         self.executed_truncated(world, from);
     }
 
-    /// Dials whoever is a member now.
+    /// Dials whoever is a member now, or called as one.
     fn dial<W: World>(&self, world: &mut W) {
-        let others = self.members().0.iter().filter(|(id, _)| **id != self.id);
-        let peers: Vec<_> = others.map(|(id, member)| (*id, member.peer_address.clone())).collect();
+        let known = self.callers.and_members(self.members());
+        let peers: Vec<_> = known.into_iter().filter(|(id, _)| *id != self.id).collect();
         world.set_peers(&peers);
     }
 

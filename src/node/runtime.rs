@@ -13,6 +13,7 @@ use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::Log;
 use start::JoinResult;
+pub use start::{check, read_back};
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;

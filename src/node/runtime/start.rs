@@ -220,7 +220,7 @@ impl Runtime {
 }
 
 /// Refuses a log that only other nodes could make whole, when there is none.
-pub(super) fn check(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
+pub fn check(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
     let refuse = |hole: &Hole, reason| {
         let (hole, directory) = (Box::new(hole.clone()), directory.to_path_buf());
         Err(Fatal::Unhealable { hole, reason, directory })
@@ -245,9 +245,9 @@ fn has_another_voter(members: &Members, own: NodeId) -> bool {
 }
 
 /// What the core and the driver need of every entry.
-type ReadBack = (Vec<EntryMeta>, Vec<(u64, Members)>);
+pub type ReadBack = (Vec<EntryMeta>, Vec<(u64, Members)>);
 
-fn read_back(log: &Log) -> Result<ReadBack, Fatal> {
+pub fn read_back(log: &Log) -> Result<ReadBack, Fatal> {
     let mut entries = Vec::with_capacity((log.last_index() + 1 - log.first_index()) as usize);
     let mut members = vec![(0, Members::default())];
     for index in log.first_index()..=log.last_index() {

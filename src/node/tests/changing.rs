@@ -2,6 +2,8 @@
 
 use super::{Driven, OWN};
 use crate::node::bridge::{Answer, ToMain};
+use crate::node::callers;
+use bytes::Bytes;
 
 fn add(node: &mut Driven, ticket: u64, id: u64) {
     let (address, peer_address) = (format!("host:{}", 5000 + ticket), format!("host:{}", 15000 + ticket));
@@ -70,4 +72,21 @@ fn what_a_joiner_was_told_is_in_force_until_the_log_says_more() {
     node.node.set_known_members(&mut node.world, super::members(&[1, 2, 3]));
     assert_eq!(node.world.dialled, [2, 3]);
     assert!(node.node.members().0.contains_key(&OWN));
+}
+
+/// A leader that joined while this node was down gets its answers.
+#[test]
+fn whoever_calls_and_is_not_in_the_log_is_dialled_too() {
+    let mut driven = Driven::start(&[1, 2, 3]);
+    let call = |driven: &mut Driven, from, address: &str| {
+        let frame = callers::encode(address);
+        driven.node.on_peer_frame(&mut driven.world, from, frame.kind, &frame.header, &Bytes::new()).unwrap();
+    };
+    call(&mut driven, 9, "host:15009");
+    assert_eq!(driven.world.dialled, [2, 3, 9]);
+    call(&mut driven, 10, "no address");
+    assert_eq!(driven.world.dialled, [2, 3, 9], "what cannot be read is dropped");
+    driven.node.on_peer_up(&mut driven.world, 9).unwrap();
+    let (to, frame) = driven.world.sent.pop().unwrap();
+    assert_eq!((to, callers::decode(frame.kind, &frame.header, &Bytes::new())), (9, Ok("host:15001")));
 }

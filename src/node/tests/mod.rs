@@ -11,7 +11,7 @@ mod world;
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
 use super::members::{Member, Members};
 use super::settings::Settings;
-use super::{fetch, wire, Node, Start};
+use super::{callers, fetch, wire, Node, Start};
 use crate::consensus::{Body, Message, NodeId, Position};
 use crate::log::{Entry, HardState, Kind};
 use crate::resp;
@@ -126,7 +126,8 @@ impl Driven {
 
     /// The messages to `peer` since the last call.
     fn sent(&mut self, peer: NodeId) -> Vec<Message> {
-        let wanted = |(to, frame): &(NodeId, wire::Encoded)| *to == peer && !fetch::is_kind(frame.kind);
+        let is_message = |frame: &wire::Encoded| !fetch::is_kind(frame.kind) && !callers::is_kind(frame.kind);
+        let wanted = |(to, frame): &(NodeId, wire::Encoded)| *to == peer && is_message(frame);
         let (to_peer, others) = std::mem::take(&mut self.world.sent).into_iter().partition(wanted);
         self.world.sent = others;
         let to_peer: Vec<(NodeId, wire::Encoded)> = to_peer;

@@ -1,0 +1,86 @@
+//! Marks that say that something worth testing has happened. A run in which one of them is missing proves less than
+//! it seems, and fails.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+thread_local! {
+    static MARKS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Counts one occurrence. The name must be listed in [`EXPECTED`].
+pub fn mark(name: &'static str) {
+    debug_assert!(EXPECTED.contains(&name) || name == UNDECIDED, "the mark {name} is not listed");
+    MARKS.with_borrow_mut(|marks| *marks.entry(name).or_insert(0) += 1);
+}
+
+/// All counts since the last call.
+pub fn take() -> BTreeMap<&'static str, u64> {
+    MARKS.with_borrow_mut(std::mem::take)
+}
+
+/// Everything that is marked, and must be seen in a run of 200 seeds or more.
+pub const EXPECTED: &[&str] = &[
+    "all machines lost power",
+    "batch released",
+    "bundle is linearizable",
+    "capture cut",
+    "capture refused",
+    "client gave up waiting",
+    "client waited for a leader",
+    "clock disturbed",
+    "copy of META made anew",
+    "crashed inside a turn",
+    "crashed while recovering",
+    "damaged log refused",
+    "dataset kept after a leadership",
+    "dataset rolled back",
+    "disk full",
+    "disk hangs",
+    "disk is slow",
+    "disk loses writes",
+    "entries cut away",
+    "false hint of a dead peer",
+    "feed cut",
+    "feed cut inside a command",
+    "feed resumed at a byte",
+    "frame came very late",
+    "fsync fails",
+    "garbage on the wire",
+    "held clients were cut off",
+    "gate sealed",
+    "hand over given up after sealing",
+    "hole filled",
+    "index file made anew",
+    "key expired",
+    "leader changed",
+    "leadership handed over",
+    "link flaps",
+    "loss of power",
+    "machine cannot be heard",
+    "main thread stalled",
+    "many messages in flight",
+    "node joined",
+    "one direction cut",
+    "one machine cut off",
+    "one pair cut",
+    "process paused",
+    "promotion refused",
+    "read fails",
+    "refused request sent again",
+    "settings changed",
+    "some machines lost power",
+    "start failed by its disk",
+    "started with holes",
+    "stopped by its disk",
+    "stored bytes damaged",
+    "torn tail dropped",
+    "transfer refused",
+    "two sides",
+    "unfinished join set aside",
+    "write fails",
+    "write of unknown outcome",
+];
+
+/// What should not be: a history that was too hard to judge.
+pub const UNDECIDED: &str = "bundle was not decided";

@@ -1,0 +1,48 @@
+//! Damage to what is stored, as disks do it in silence.
+
+use super::{Operation, SimDisk};
+
+/// What was damaged, for the trace.
+#[derive(Debug)]
+pub struct Damage {
+    pub file: String,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl SimDisk {
+    /// Flips a bit, or overwrites a sector, of some file that the log keeps. `None`: there is none yet.
+    pub fn rot(&self) -> Option<Damage> {
+        let state = &mut *self.state();
+        let busy: Vec<usize> = state
+            .journal
+            .iter()
+            .filter_map(|operation| match operation {
+                Operation::Write { content, .. } => Some(*content),
+                _ => None,
+            })
+            .collect();
+        let files: Vec<(String, usize)> = state
+            .names
+            .iter()
+            .map(|(name, content)| (name.clone(), *content))
+            .filter(|(_, content)| !state.contents[*content].durable.is_empty() && !busy.contains(content))
+            .collect();
+        let (file, content) = files.get(state.random.index(files.len()))?.clone();
+        let content = &mut state.contents[content];
+        let cached = state.random.chance(500);
+        // Mostly where there is something: the last bytes of a prepared segment are zeros.
+        let used = content.durable.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
+        let offset = state.random.below(used);
+        if state.random.chance(700) {
+            let bit = 1 << state.random.below(8);
+            content.damage(cached, |bytes| bytes[offset as usize] ^= bit);
+            return Some(Damage { file, offset, bytes: 1 });
+        }
+        let start = offset - offset % super::SECTOR_BYTES;
+        let end = (start + super::SECTOR_BYTES).min(content.durable.len() as u64);
+        let fill = state.random.below(256) as u8;
+        content.damage(cached, |bytes| bytes[start as usize..end as usize].fill(fill));
+        Some(Damage { file, offset: start, bytes: end - start })
+    }
+}

@@ -1,0 +1,143 @@
+//! Swarm testing (Groce et al. 2012): each seed first draws which faults exist at all, and how often. A run in which
+//! everything fails a little finds less than many runs that each overdo a few things.
+
+use crate::random::Random;
+
+#[derive(Clone, Debug, Default)]
+pub struct NetworkPlan {
+    pub delay_us: u64,
+    pub loss_per_mille: u64,
+    pub duplication_per_mille: u64,
+    /// Frames overtake each other.
+    pub reorders: bool,
+    /// So many frames arrive any time up to `latest_us` later.
+    pub late_per_mille: u64,
+    pub latest_us: u64,
+    pub garbage_per_mille: u64,
+}
+
+/// Weights of the faults that are drawn one after the other; 0 = does not exist.
+#[derive(Clone, Debug, Default)]
+pub struct Weights {
+    pub crash: u64,
+    /// The process dies between two calls of a turn.
+    pub crash_inside: u64,
+    pub power_loss: u64,
+    pub partition: u64,
+    pub reconnect: u64,
+    pub pause: u64,
+    pub stall_main: u64,
+    pub clock: u64,
+    pub cut_feed: u64,
+    pub cut_capture: u64,
+    pub false_hint: u64,
+    pub slow_disk: u64,
+    pub disk_error: u64,
+    pub disk_full: u64,
+    /// Bit rot and lying writes, within what the atlas allows.
+    pub damage: u64,
+    pub reconfigure: u64,
+    pub refuse_promotion: u64,
+    pub transfer: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Machines of the cluster that is there at the beginning.
+    pub founders: usize,
+    /// Machines that join later.
+    pub joiners: usize,
+    /// How long faults go on.
+    pub fault_us: u64,
+    pub network: NetworkPlan,
+    pub weights: Weights,
+    /// Mean time between two faults.
+    pub fault_period_us: u64,
+    pub election_timeout_ms: u64,
+    pub request_timeout_ms: u64,
+    pub max_inflight: u64,
+    pub max_message_bytes: u64,
+    pub segment_bytes: u64,
+    pub direct_io: bool,
+    pub sync_us: u64,
+    pub backlog_bytes: usize,
+    pub feed_kernel_bytes: usize,
+    pub clients: usize,
+    pub think_us: u64,
+    /// Requests that a client sends at once.
+    pub pipeline: u64,
+    /// Of a thousand registers written, so many expire.
+    pub expiring_per_mille: u64,
+    pub drift_ppm: u64,
+}
+
+impl Plan {
+    pub fn draw(seed: u64) -> Plan {
+        let random = &mut Random::new(seed, 1);
+        let calm = random.chance(100);
+        let request_timeout_ms = *random.pick(&[20, 50, 100]);
+        Plan {
+            founders: *random.pick(&[1, 3, 3, 3, 3, 5, 5, 7]),
+            joiners: if random.chance(300) { random.between(1, 3) as usize } else { 0 },
+            fault_us: random.between(8_000_000, 25_000_000),
+            network: network(random, calm),
+            weights: if calm { Weights::default() } else { weights(random) },
+            fault_period_us: *random.pick(&[100_000, 300_000, 1_000_000]),
+            election_timeout_ms: request_timeout_ms * random.between(3, 10),
+            request_timeout_ms,
+            max_inflight: *random.pick(&[1, 2, 8, 64]),
+            max_message_bytes: *random.pick(&[64, 1024, 1 << 20]),
+            segment_bytes: *random.pick(&[8 << 10, 8 << 10, 16 << 10, 64 << 10]),
+            direct_io: random.chance(500),
+            sync_us: *random.pick(&[50, 200, 1_000, 5_000]),
+            backlog_bytes: *random.pick(&[200, 4 << 10, 1 << 20]),
+            feed_kernel_bytes: *random.pick(&[0, 300, 64 << 10]),
+            clients: random.between(2, 8) as usize,
+            think_us: *random.pick(&[5_000, 20_000, 60_000]),
+            pipeline: *random.pick(&[1, 1, 2, 5]),
+            expiring_per_mille: *random.pick(&[0, 0, 100, 400]),
+            drift_ppm: *random.pick(&[0, 0, 10_000, 100_000]),
+        }
+    }
+}
+
+fn network(random: &mut Random, calm: bool) -> NetworkPlan {
+    let delay_us = *random.pick(&[100, 300, 2_000]);
+    if calm {
+        return NetworkPlan { delay_us, ..NetworkPlan::default() };
+    }
+    let mut some = |values: &[u64]| if random.chance(500) { *random.pick(values) } else { 0 };
+    NetworkPlan {
+        delay_us,
+        loss_per_mille: some(&[2, 20, 100]),
+        duplication_per_mille: some(&[5, 50, 200]),
+        reorders: some(&[1]) == 1,
+        late_per_mille: some(&[1, 10, 50]),
+        latest_us: 2_000_000,
+        garbage_per_mille: some(&[1, 10]),
+    }
+}
+
+fn weights(random: &mut Random) -> Weights {
+    let mut some = |likely: u64| if random.chance(likely) { random.between(1, 10) } else { 0 };
+    Weights {
+        crash: some(600),
+        crash_inside: some(600),
+        power_loss: some(500),
+        partition: some(600),
+        reconnect: 10,
+        pause: some(400),
+        stall_main: some(300),
+        clock: some(300),
+        cut_feed: some(400),
+        cut_capture: some(400),
+        false_hint: some(300),
+        slow_disk: some(400),
+        disk_error: some(300),
+        disk_full: some(200),
+        damage: some(300),
+        reconfigure: some(200),
+        refuse_promotion: some(100),
+        transfer: some(400),
+    }
+}

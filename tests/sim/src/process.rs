@@ -1,0 +1,252 @@
+//! One process: a server with the module in it. Plays the runtime (`src/node/runtime.rs`), which gives what has
+//! happened to the node, turn by turn.
+
+use crate::coverage;
+use crate::links::CaptureStage;
+use crate::random::Random;
+use crate::redis::{Kill, Outcome, Server, Turn};
+use crate::store::DIRECTORY;
+use crate::world::SimWorld;
+use bytes::Bytes;
+use redisraft::consensus::NodeId;
+use redisraft::node::bridge::{Answer, ToMain, ToRaft};
+use redisraft::node::settings::Settings;
+use redisraft::node::status::{State, Status};
+use redisraft::node::{runtime, Fatal, Node, Start};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What the sockets have for the raft thread.
+#[derive(Debug)]
+pub enum RaftEvent {
+    Frame { from: NodeId, kind: u8, header: Vec<u8>, payload: Bytes },
+    PeerUp { id: NodeId },
+    PeerUnreachable { id: NodeId },
+    CaptureUp,
+    FeedPsync { replid: String, offset: i64 },
+    FeedAck { offset: u64 },
+    FeedLost,
+}
+
+/// Who this process tells others that it is.
+#[derive(Clone, Debug)]
+pub struct Names {
+    pub address: String,
+    pub peer_address: String,
+}
+
+pub struct Process {
+    /// Tells this life of the machine from earlier ones.
+    pub life: u64,
+    pub world: SimWorld,
+    pub server: Server,
+    pub node: Option<Node>,
+    pub inbox: VecDeque<RaftEvent>,
+    pub settings: Arc<Settings>,
+    pub feed_token: Vec<u8>,
+    /// The last write that the node was told to be durable.
+    durable_told: u64,
+    /// The commit index that the judge has seen.
+    pub judged: u64,
+}
+
+/// What a turn of the raft thread came to.
+pub enum Ended {
+    /// The process goes on; the raft thread must look again at once.
+    No {
+        look_again: bool,
+    },
+    /// It died in the middle, as it was told to.
+    Dead,
+    Fatal(Fatal),
+}
+
+impl Process {
+    pub fn new(
+        life: u64,
+        world: SimWorld,
+        server: Server,
+        settings: Arc<Settings>,
+        feed_token: Vec<u8>,
+    ) -> Process {
+        world.bridge.publish(Arc::new(Status { state: State::Uninitialized, ..Status::default() }));
+        Process {
+            life,
+            world,
+            server,
+            node: None,
+            inbox: VecDeque::new(),
+            settings,
+            feed_token,
+            durable_told: 0,
+            judged: 0,
+        }
+    }
+
+    /// Starts the node that the log describes, and tells the server to follow it.
+    pub fn start_node(&mut self, seed: u64) -> Result<(), Fatal> {
+        let log = self.world.store().log();
+        runtime::check(Path::new(DIRECTORY), log, &log.holes())?;
+        let (entries, members) = runtime::read_back(log)?;
+        let identity = self.world.store().identity().clone();
+        let start = Start {
+            id: identity.node_id,
+            cluster_id: identity.cluster_id,
+            secret: identity.secret.to_vec(),
+            settings: self.settings.clone(),
+            seed,
+            hard_state: self.world.store().hard_state(),
+            trusted: self.world.store().is_trusted(),
+            entries,
+            members,
+            feed_token: self.feed_token.clone(),
+        };
+        self.node = Some(Node::new(start, &mut self.world));
+        self.world.bridge.tell_main(ToMain::Follow { port: crate::world::FEED_PORT });
+        Ok(())
+    }
+
+    /// One turn of the raft thread.
+    pub fn raft_turn(&mut self, now_us: u64) -> Ended {
+        self.world.now_us = now_us;
+        match self.try_raft_turn() {
+            _ if self.world.is_dead() => Ended::Dead,
+            Err(fatal) => Ended::Fatal(fatal),
+            Ok(()) => {
+                let under_way = self.node.as_ref().is_some_and(Node::read_round_is_under_way);
+                Ended::No { look_again: self.world.bridge.set_round_under_way(under_way) }
+            }
+        }
+    }
+
+    fn try_raft_turn(&mut self) -> Result<(), Fatal> {
+        self.receive_capture();
+        while let Some(event) = self.inbox.pop_front() {
+            self.on_event(event)?;
+            if self.world.is_dead() {
+                return Ok(());
+            }
+        }
+        let mut messages = Vec::new();
+        self.world.bridge.take_for_raft(&mut messages);
+        for message in messages {
+            self.on_message(message)?;
+        }
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let durable = self.world.store().durable()?;
+        if durable > self.durable_told {
+            self.durable_told = durable;
+            node.on_durable(&mut self.world, durable)?;
+        }
+        node.turn(&mut self.world)
+    }
+
+    /// Moves what has arrived on the capture link, and tells of its end.
+    fn receive_capture(&mut self) {
+        let links = &mut self.world.links;
+        let Some(link) = &mut links.capture else { return };
+        links.capture_buffer.receive(link, &mut self.world.random);
+        if let CaptureStage::Lost { resumable } = link.stage {
+            links.capture = None;
+            coverage::mark(if resumable { "capture cut" } else { "capture refused" });
+            if let Some(node) = &mut self.node {
+                node.on_capture_lost(&mut self.world, "simulated", resumable);
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: RaftEvent) -> Result<(), Fatal> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let world = &mut self.world;
+        match event {
+            RaftEvent::Frame { from, kind, header, payload } => {
+                node.on_peer_frame(world, from, kind, &header, &payload)?
+            }
+            RaftEvent::PeerUp { id } => node.on_peer_up(world, id)?,
+            RaftEvent::PeerUnreachable { id } => node.on_peer_unreachable(world, id)?,
+            RaftEvent::CaptureUp => node.on_capture_up(),
+            RaftEvent::FeedPsync { replid, offset } => node.on_feed_psync(world, &replid, offset),
+            RaftEvent::FeedAck { offset } => node.on_feed_acknowledged(offset),
+            RaftEvent::FeedLost => node.on_feed_lost(),
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: ToRaft) -> Result<(), Fatal> {
+        let world = &mut self.world;
+        match (message, &mut self.node) {
+            (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
+                node.on_add_node(world, ticket, id, address, peer_address)
+            }
+            (ToRaft::AddNode { ticket, .. }, None) => {
+                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
+            }
+            (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
+            (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
+            (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
+            (ToRaft::Promoted { epoch, replid, offset }, Some(node)) => {
+                node.on_promoted(world, epoch, replid, offset)
+            }
+            (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
+                return Err(node.on_promotion_failed(reason))
+            }
+            (ToRaft::Configure(settings), Some(node)) => node.on_settings(world, settings)?,
+            (message, _) => panic!("not part of the simulation: {message:?}"),
+        }
+        Ok(())
+    }
+
+    /// One turn of the main thread.
+    pub fn main_turn(&mut self, now_us: u64, wall_ms: u64, random: &mut Random) -> Outcome {
+        let mut outcome = Outcome::default();
+        let bridge = self.world.bridge.clone();
+        let woken = self.world.wake_main.take();
+        let mut turn = Turn {
+            now_us,
+            wall_ms,
+            random,
+            bridge: &bridge,
+            links: &mut self.world.links,
+            outcome: &mut outcome,
+            woken,
+        };
+        self.server.turn(&mut turn);
+        self.inbox.extend(outcome.events.drain(..));
+        outcome
+    }
+
+    /// Somebody cuts a local link: what is under way is lost from some byte on.
+    pub fn cut_local(&mut self, kill: Kill, random: &mut Random) {
+        match kill {
+            Kill::Feed => {
+                if let Some(link) = self.world.links.open_feed() {
+                    coverage::mark("feed cut");
+                    link.close(random);
+                    self.inbox.push_back(RaftEvent::FeedLost);
+                }
+            }
+            Kill::Capture => {
+                if let Some(link) = &mut self.world.links.capture {
+                    link.cut(random);
+                }
+            }
+        }
+    }
+
+    /// The raft thread has something to look at.
+    pub fn raft_has_work(&self) -> bool {
+        let capture = self.world.links.capture.as_ref();
+        !self.inbox.is_empty()
+            || capture.is_some_and(|link| link.has_bytes() || matches!(link.stage, CaptureStage::Lost { .. }))
+    }
+
+    /// The main thread has something to look at.
+    pub fn main_has_work(&self) -> bool {
+        let feed = self.world.links.feed.as_ref();
+        let capture = self.world.links.capture.as_ref();
+        self.server.has_work()
+            || feed.is_some_and(|link| link.closed || !link.is_empty())
+            || capture.is_some_and(|link| link.stage == CaptureStage::Requested)
+    }
+}

@@ -1,0 +1,125 @@
+//! The gate, as `src/redis/gate.rs` has it: batches of held clients, in order of release.
+
+use super::stream::Stream;
+use redisraft::node::bridge::{Bridge, Epoch, FINAL_SEQUENCE};
+use std::collections::{BTreeMap, VecDeque};
+
+struct Batch {
+    sequence: u64,
+    clients: Vec<u64>,
+}
+
+#[derive(Default)]
+pub struct Gate {
+    /// 0 = closed.
+    epoch: Epoch,
+    /// What was executed is still answered, but nothing more is executed.
+    sealed: bool,
+    sequence: u64,
+    current: Vec<u64>,
+    batches: VecDeque<Batch>,
+    /// The last batch of each held client.
+    held: BTreeMap<u64, u64>,
+    wrote: bool,
+}
+
+impl Gate {
+    /// Commands may be executed.
+    pub fn is_open(&self) -> bool {
+        self.leads() && !self.sealed
+    }
+
+    /// Open or sealed.
+    pub fn leads(&self) -> bool {
+        self.epoch != 0
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// Seals the gate, unless something was executed since the last batch was closed.
+    pub fn try_seal(&mut self) -> bool {
+        let idle = self.leads() && self.current.is_empty();
+        self.sealed |= idle;
+        idle
+    }
+
+    /// True: it was sealed.
+    pub fn unseal(&mut self) -> bool {
+        std::mem::take(&mut self.sealed)
+    }
+
+    pub fn open(&mut self, epoch: Epoch) {
+        assert!(!self.leads() && self.held.is_empty(), "G2: the gate opens once, with nothing held");
+        *self = Gate { epoch, ..Gate::default() };
+    }
+
+    pub fn wrote(&mut self) {
+        self.wrote = true;
+    }
+
+    pub fn hold(&mut self, client: u64) {
+        assert!(self.is_open(), "G2: nothing is held by a closed gate");
+        if !self.current.contains(&client) {
+            self.current.push(client);
+        }
+        self.held.insert(client, self.sequence + 1);
+    }
+
+    pub fn holds(&self, client: u64) -> bool {
+        self.held.contains_key(&client)
+    }
+
+    /// Closes the batch of this turn.
+    pub fn before_sleep(&mut self, stream: &mut Stream, bridge: &Bridge) {
+        if self.current.is_empty() || !self.leads() {
+            return;
+        }
+        assert!(!self.sealed, "G4: a command was executed while the gate was sealed");
+        self.sequence += 1;
+        let clients = std::mem::take(&mut self.current);
+        self.batches.push_back(Batch { sequence: self.sequence, clients });
+        match std::mem::take(&mut self.wrote) {
+            true => mark(stream, self.epoch, self.sequence),
+            false => bridge.read_barrier(self.epoch, self.sequence),
+        }
+    }
+
+    /// The clients that are let go now. Each that was held is given here or by `fail`, once.
+    pub fn release(&mut self, bridge: &Bridge) -> Vec<u64> {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let released = bridge.released(self.epoch);
+        assert!(released <= self.sequence, "batch {released} is released before it is closed");
+        let mut free = Vec::new();
+        while self.batches.front().is_some_and(|batch| batch.sequence <= released) {
+            let batch = self.batches.pop_front().expect("there is a front");
+            for client in batch.clients {
+                if self.held.get(&client) == Some(&batch.sequence) {
+                    self.held.remove(&client);
+                    free.push(client);
+                }
+            }
+        }
+        free
+    }
+
+    /// Closes the gate; the clients whose connections must be closed without a byte.
+    pub fn fail(&mut self, stream: &mut Stream) -> Vec<u64> {
+        if !self.leads() {
+            return Vec::new();
+        }
+        let Gate { epoch, held, sealed, .. } = std::mem::take(self);
+        if !sealed {
+            mark(stream, epoch, FINAL_SEQUENCE);
+        }
+        held.into_keys().collect()
+    }
+}
+
+fn mark(stream: &mut Stream, epoch: Epoch, sequence: u64) {
+    let (epoch, sequence) = (epoch.to_string(), sequence.to_string());
+    stream.propagate(0, &[b"RAFT.MARK", epoch.as_bytes(), sequence.as_bytes()]);
+}
