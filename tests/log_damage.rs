@@ -403,7 +403,7 @@ impl Mutation {
 #[test]
 fn a_log_changed_in_many_places() {
     let samples = [Sample::fresh(true), Sample::recycled(false)];
-    let config = ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() };
     let mutations = (0..2usize, prop::collection::vec(mutation(), 1..6));
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let result = runner.run(&mutations, |(sample, mutations)| {

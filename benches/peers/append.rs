@@ -112,11 +112,15 @@ fn append(criterion: &mut Criterion) {
     }
     for batch in BATCHES {
         let mut group = criterion.benchmark_group(format!("append_{batch}"));
-        group.sample_size(15).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(3));
+        group
+            .sample_size(15)
+            .warm_up_time(Duration::from_millis(300))
+            .measurement_time(Duration::from_secs(3));
         group.throughput(Throughput::Elements(1));
         group.bench_function("floor", |bencher| bencher.iter_custom(|count| floor.time(count)));
         group.throughput(Throughput::Elements(batch));
-        group.bench_function("redisraft", |bencher| bencher.iter_custom(|count| redisraft.time(count, batch)));
+        group
+            .bench_function("redisraft", |bencher| bencher.iter_custom(|count| redisraft.time(count, batch)));
         group.bench_function("redisraft-threads", |bencher| {
             bencher.iter_custom(|count| threads.time(count, batch))
         });

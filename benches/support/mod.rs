@@ -82,7 +82,7 @@ enum News {
     /// The log's threads, as in the server: two wake-ups for each batch that is waited for.
     Threads(Receiver<()>),
     /// The caller, as with the other logs.
-    Caller(InlineWriter),
+    Caller(Box<InlineWriter>),
 }
 
 fn identity() -> Identity {
@@ -105,7 +105,7 @@ impl Appender {
         let disk = Arc::new(SystemDisk);
         let (log, writer) =
             Log::create_inline(disk, directory, identity(), Options::default()).expect("create");
-        Appender { log, news: News::Caller(writer), id: 0, payload: payload().into() }
+        Appender { log, news: News::Caller(Box::new(writer)), id: 0, payload: payload().into() }
     }
 
     /// Appends until segments that were purged are written again.

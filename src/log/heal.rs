@@ -158,6 +158,10 @@ impl Chain {
             return Ok(Some(vec![Piece::Rebuilt { record_type, header, bytes, what }]));
         }
         let named = evidence.named;
+        if named.is_some_and(|named| u64::from(named.offset) < offset) {
+            // The index file names what should have been passed: more than this place is damaged.
+            return Ok(None);
+        }
         if let Some(named) = named.filter(|named| u64::from(named.offset) == offset) {
             return Ok(self.resolve_named(window, &named, evidence)?.map(|piece| vec![piece]));
         }

@@ -201,7 +201,8 @@ mod tests {
         num_nodes num_voting_nodes node0 node1 log_entries current_index commit_index last_applied_index file_size \
         cache_memory_size cache_entries fsync_count fsync_max_microseconds fsync_avg_microseconds snapshot_filename \
         snapshot_last_idx snapshot_last_term snapshot_size snapshot_time_secs snapshots_created snapshots_received \
-        snapshot_in_progress proxy_reqs proxy_failed_reqs proxy_outstanding_reqs leader_changes held_clients \
+        snapshot_in_progress proxy_reqs proxy_failed_reqs proxy_outstanding_reqs leader_changes transfers failed_transfers \
+        stalled disk_stalls main_stalls held_clients \
         released_batches failed_clients corrupt_entries repaired_entries first_hole trusted \
         log_prepare_failures log_prepare_last_error";
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use redisraft::log::{Kind, Log, LogError, Options, Recovery};
+use redisraft::log::{HardState, Kind, Log, LogError, Options, Recovery, WriteRequest};
 
 use crate::support::*;
 
@@ -18,6 +18,9 @@ fn several_segments(fixture: &Fixture) -> Vec<(u64, u64)> {
         writer.append(2, Kind::Normal, &payload(number));
     }
     writer.append(3, Kind::NoOp, b"");
+    // META is written late: it says that nearly all of this was durable.
+    let hard_state = Some(HardState { term: 3, vote: None });
+    writer.write(WriteRequest { hard_state, ..WriteRequest::default() });
     drop(writer);
     contents(&open(&fixture.path).expect("open").0)
 }
@@ -190,6 +193,20 @@ fn assert_all_is_kept(fixture: &Fixture, before: &[(PathBuf, Vec<u8>)]) {
         let found = std::fs::read(if aside.exists() { aside } else { path.clone() }).expect("read");
         assert!(&found == bytes, "{}", path.display());
     }
+}
+
+#[test]
+fn what_is_known_before_the_cut_is_mended_and_kept_as_it_was() {
+    let fixture = Fixture::empty();
+    fixture.create().append_all(1, Kind::Normal, &[SET; 6]);
+    // The mark at the begin of the segment.
+    fixture.flip("0000000001.log", 4096 + 9);
+    let before = fixture.content();
+    let shown = cut_at(4, &fixture);
+    assert!(shown.contains("known: wrote anew"), "{shown}");
+    assert_all_is_kept(&fixture, &before);
+    let (log, recovery) = open(&fixture.path).expect("open");
+    assert_eq!((log.last_index(), recovery.rewritten.len()), (3, 0));
 }
 
 #[test]

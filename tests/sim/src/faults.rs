@@ -108,7 +108,7 @@ impl Simulation {
             }
             _ => {
                 coverage::mark("two sides");
-                let side = self.faults.next();
+                let side = self.faults.draw();
                 for one in 0..count {
                     for other in 0..one {
                         if side >> one & 1 != side >> other & 1 {

@@ -44,7 +44,7 @@ impl Simulation {
     /// What the cluster answered to a joiner.
     pub fn invited(&mut self, joiner: Host, life: u64, answer: Answer) {
         let machine = &mut self.machines[joiner];
-        if !machine.process_of(life).is_some_and(|process| process.node.is_none()) {
+        if machine.process_of(life).is_none_or(|process| process.node.is_some()) {
             return;
         }
         let Answer::Added { id, members, .. } = answer else {

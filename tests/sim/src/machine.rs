@@ -138,8 +138,8 @@ impl Machine {
     /// A new process with nothing but a server.
     fn new_process(&mut self, plan: &Plan, now_us: u64, store: Option<Store>) -> Process {
         self.life += 1;
-        let random = Random::new(self.random.next(), 1);
-        let feed_token = format!("token{:016x}", self.random.next()).into_bytes();
+        let random = Random::new(self.random.draw(), 1);
+        let feed_token = format!("token{:016x}", self.random.draw()).into_bytes();
         let local_us = self.clock.local_us(now_us);
         let stale = self.stale.take();
         let server = Server::new(local_us, feed_token.clone(), plan.backlog_bytes, &mut self.random, stale);
@@ -223,7 +223,7 @@ impl Simulation {
         let has_log = store.is_some();
         let mut process = machine.new_process(&self.plan, now_us, store);
         process.world.now_us = machine.clock.local_us(now_us);
-        let seed = machine.random.next();
+        let seed = machine.random.draw();
         if has_log {
             if let Err(fatal) = process.start_node(seed) {
                 drop(process);

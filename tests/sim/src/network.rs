@@ -95,7 +95,7 @@ impl Network {
         match self.random.below(4) {
             0 => *kind = 200 + self.random.below(50) as u8,
             1 => header.truncate(self.random.index(header.len())),
-            2 => header.push(self.random.next() as u8),
+            2 => header.push(self.random.draw() as u8),
             _ if payload.is_empty() => payload.push(1),
             _ => {
                 let at = self.random.index(payload.len());

@@ -9,11 +9,11 @@ impl Random {
     /// The stream of `seed` for one purpose: what is drawn for one does not shift what is drawn for another.
     pub fn new(seed: u64, purpose: u64) -> Random {
         let mut random = Random { state: seed ^ purpose.wrapping_mul(0xd6e8_feb8_6659_fd93) };
-        random.next();
+        random.draw();
         random
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +23,7 @@ impl Random {
 
     /// A number in `0..bound`; 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next().checked_rem(bound).unwrap_or(0)
+        self.draw().checked_rem(bound).unwrap_or(0)
     }
 
     /// A number in `low..=high`.
@@ -56,7 +56,7 @@ impl Random {
 
     /// 40 hex characters, as a replication id.
     pub fn replid(&mut self) -> String {
-        let (a, b, c) = (self.next(), self.next(), self.next() as u32);
+        let (a, b, c) = (self.draw(), self.draw(), self.draw() as u32);
         format!("{a:016x}{b:016x}{c:08x}")
     }
 }

@@ -203,6 +203,9 @@ fn report(found: &Found, duration: Duration, jobs: usize) -> bool {
             missing.push(*name);
         }
     }
+    for name in coverage::RARE {
+        println!("{:>10}  {name} (rare)", found.marks.get(*name).copied().unwrap_or(0));
+    }
     let undecided = found.marks.get(coverage::UNDECIDED).copied().unwrap_or(0);
     println!("{undecided:>10}  {}", coverage::UNDECIDED);
     let per_minute = found.seeds as f64 * 60.0 / duration.as_secs_f64();

@@ -192,7 +192,7 @@ impl Simulation {
             Event::Frame { to, from, kind, header, payload } => {
                 let event = RaftEvent::Frame { from, kind, header, payload: payload.into() };
                 let life = self.machines[to].life;
-                self.to_raft(to, life, event);
+                self.give_raft(to, life, event);
             }
             Event::Hint { host, life, hint } => {
                 let is_dialled = |peers: &[(NodeId, String)]| match &hint {
@@ -203,7 +203,7 @@ impl Simulation {
                     .process_of(life)
                     .is_some_and(|process| is_dialled(&process.world.peers))
                 {
-                    self.to_raft(host, life, hint);
+                    self.give_raft(host, life, hint);
                 }
             }
             Event::RaftTurn { host, life } => self.raft_turn(host, life),
@@ -211,10 +211,10 @@ impl Simulation {
             Event::DiskDone { host, life } => self.disk_done(host, life),
             Event::Start { host } => self.start(host),
             Event::ToServer { host, life, connection, requests } => {
-                self.to_server(host, life, connection, requests)
+                self.reach_server(host, life, connection, requests)
             }
             Event::ClientGone { host, life, connection } => self.client_gone(host, life, connection),
-            Event::ToClient { client, delivery } => self.to_client(client, delivery),
+            Event::ToClient { client, delivery } => self.reach_client(client, delivery),
             Event::ClientActs { client } => self.client_acts(client),
             Event::ClientTimeout { client, connection, request } => {
                 self.client_timeout(client, connection, request)
@@ -237,7 +237,7 @@ impl Simulation {
         self.fingerprint = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 
-    fn to_raft(&mut self, host: Host, life: u64, event: RaftEvent) {
+    fn give_raft(&mut self, host: Host, life: u64, event: RaftEvent) {
         if let Some(process) = self.machines[host].process_of(life) {
             process.inbox.push_back(event);
             self.plan_turns(host);

@@ -47,7 +47,7 @@ impl Simulation {
         self.queue.after(patience_us, Event::ClientTimeout { client, connection, request });
     }
 
-    pub fn to_server(&mut self, host: Host, life: u64, connection: u64, requests: Vec<Request>) {
+    pub fn reach_server(&mut self, host: Host, life: u64, connection: u64, requests: Vec<Request>) {
         let Some(process) = self.machines[host].process_of(life) else { return };
         for request in requests {
             if !process.server.receive(connection, request) {
@@ -120,7 +120,7 @@ impl Simulation {
         }
     }
 
-    pub fn to_client(&mut self, client: usize, delivery: Delivery) {
+    pub fn reach_client(&mut self, client: usize, delivery: Delivery) {
         let now_us = self.now_us();
         let (Delivery::Reply { connection, .. } | Delivery::Closed { connection }) = delivery else { return };
         if self.clients[client].connection.is_none_or(|(own, _)| own != connection) {

@@ -367,6 +367,6 @@ impl Disk for SimDisk {
     }
 
     fn random(&self) -> io::Result<u32> {
-        Ok(self.state().random.next() as u32)
+        Ok(self.state().random.draw() as u32)
     }
 }
