@@ -177,13 +177,17 @@ pub fn crash_image(from: &Path, to: &Path) {
     }
 }
 
-/// Every file of a log but LOCK, with its bytes.
+/// Every file of a log but LOCK, with its bytes. One that is renamed meanwhile, as a segment made ahead is, is not there yet.
 pub fn snapshot(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(directory)
         .expect("list")
         .map(|item| item.expect("list").path())
         .filter(|path| !path.ends_with("LOCK"))
-        .map(|path| (path.clone(), std::fs::read(&path).expect("read")))
+        .filter_map(|path| match std::fs::read(&path) {
+            Ok(bytes) => Some((path, bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => panic!("{}: {error}", path.display()),
+        })
         .collect();
     files.sort();
     files

@@ -186,6 +186,22 @@ impl DiskFile for PowerFile {
         self.note(|content| content.pending.push((offset, bytes.to_vec())));
         Ok(())
     }
+    /// Only these bytes become durable, and what was written of them before.
+    fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)?;
+        let end = offset + bytes.len() as u64;
+        self.note(|content| {
+            for (at, written) in &mut content.pending {
+                let (from, to) = ((*at).max(offset), (*at + written.len() as u64).min(end));
+                if from < to {
+                    let range = (from - *at) as usize..(to - *at) as usize;
+                    written[range].copy_from_slice(&bytes[(from - offset) as usize..(to - offset) as usize]);
+                }
+            }
+            write_into(&mut content.durable, offset, bytes);
+        });
+        Ok(())
+    }
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_at(bytes, offset)
     }
