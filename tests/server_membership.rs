@@ -128,6 +128,7 @@ fn a_node_that_is_down_is_removed_and_learns_of_it_when_it_comes_back() {
     assert!(cluster.number(leader, "raft_rejected_links_removed") > 0);
     cluster.kill(follower);
     cluster.restart(follower);
+    assert_eq!(cluster.field(follower, "raft_state"), "removed", "it remembers");
     let refused = cluster.connect(follower).run("GET a");
     assert!(refused.is_error("NOCLUSTER"), "{refused}");
 }

@@ -80,7 +80,12 @@ impl Runtime {
     /// `found`: the log of an earlier start.
     pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>, found: Option<Found>) -> Runtime {
         let world = RealWorld::new(&setup, links, bridge);
-        let status = found.as_ref().map_or_else(Status::default, |Found(OnDisk { log, .. })| Status {
+        let without_cluster = match retire::was_removed(&setup.log_directory) {
+            true => State::Removed,
+            false => State::Uninitialized,
+        };
+        let none = || Status { state: without_cluster, ..Status::default() };
+        let status = found.as_ref().map_or_else(none, |Found(OnDisk { log, .. })| Status {
             state: State::Loading,
             cluster_id: log.identity().cluster_id.clone(),
             node_id: log.identity().node_id,
@@ -94,7 +99,7 @@ impl Runtime {
             found,
             node: None,
             founding: None,
-            without_cluster: State::Uninitialized,
+            without_cluster,
             joining: None,
             joins: channel(),
             durable: 0,

@@ -5,7 +5,17 @@ use super::{start, Runtime};
 use crate::node::bridge::ToMain;
 use crate::node::status::{State, Status};
 use crate::node::World;
+use std::path::Path;
 use std::sync::Arc;
+
+/// Whether a node was removed that had its log there: the log lies beside it, under the name that it was given.
+pub(super) fn was_removed(directory: &Path) -> bool {
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { return false };
+    let archive = format!("{}.removed-", name.to_string_lossy());
+    // A directory that cannot be read has refused the load already.
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&archive))
+}
 
 impl Runtime {
     /// Nothing of the log is deleted; its directory gets another name, so that no later start takes it for a member's.
