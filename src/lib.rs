@@ -13,3 +13,4 @@ pub mod node;
 #[allow(unsafe_code)]
 pub mod redis;
 pub mod resp;
+pub mod snapshot;

@@ -31,6 +31,12 @@ pub const LOG_FREE_SEGMENTS: usize = 2;
 /// Recent entries of the log kept in memory after they are on the disk, in bytes.
 pub const LOG_CACHE_BYTES: u64 = 16 << 20;
 
+// Snapshots (src/snapshot).
+
+/// Longest list of members in a snapshot's sidecar, in bytes.
+pub const MAX_SNAPSHOT_MEMBERS_BYTES: usize = 1 << 20;
+/// Most node ids that a snapshot remembers as used.
+pub const MAX_USED_IDS: usize = 1 << 16;
 /// Lost entries that are asked for at once, and their bytes; a single one may exceed them.
 pub const HEAL_WINDOW_ENTRIES: usize = 16;
 pub const HEAL_WINDOW_BYTES: u64 = 2 << 20;

@@ -72,7 +72,8 @@ fn a_full_resync_sends_the_rdb_and_the_stream_at_once() {
     assert!(node.saw(|e| matches!(e, Event::FeedPsync { replid, offset: -1 } if replid == "?")));
     let rdb = vec![0xAA; 100_000];
     let replid = "b".repeat(40);
-    assert!(node.links.feed_full_resync(&replid, 77, rdb.clone().into()));
+    assert!(node.links.feed_full_resync(&replid, 77, rdb.len() as u64));
+    assert!(node.links.feed_write(rdb.clone().into()));
     assert!(node.links.feed_write(b"*1\r\n".as_slice().into()));
     let head = format!("+FULLRESYNC {replid} 77\r\n$100000\r\n");
     let expected = [head.as_bytes(), &rdb, b"*1\r\n"].concat();

@@ -143,7 +143,8 @@ fn a_real_server_follows_leads_and_follows_again() {
     // Follow: an empty dataset, then a stream.
     assert_eq!(server.text(&["REPLICAOF", "127.0.0.1", &feed.port().to_string()]), "OK");
     run(&mut [&mut node], |nodes| nodes[0].saw(|e| matches!(e, Event::FeedPsync { .. })));
-    assert!(node.links.feed_full_resync(&replid, 1000, EMPTY_RDB.into()));
+    assert!(node.links.feed_full_resync(&replid, 1000, EMPTY_RDB.len() as u64));
+    assert!(node.links.feed_write(EMPTY_RDB.into()));
     let stream = [command(&["SELECT", "0"]), command(&["SET", "k", "fed"])].concat();
     let fed = 1000 + stream.len() as u64;
     assert!(node.links.feed_write(stream.into()));

@@ -13,6 +13,7 @@
 //! propose 1 3          3 entries of 100 bytes               hold 1 / free 1    the disk of 1 stalls / goes on
 //! read 1               a read                               crash 1 / start 1  unwritten writes are lost
 //! members 1 1,2,3 4    propose voters and learners          unreachable 2 1    2 hears that 1's process is gone
+//! compact 1 5          1 has a snapshot to entry 5       install 2 1 5      2 takes over 1's snapshot at 5
 //! transfer 1 2         hand over to 2 (or to anybody)       reachable 2 1      and that it is back
 //! status               one line per node                    log 1              the terms of its log
 //! damage 1 3,5         payloads that 1 cannot read          mend 1             it can read all again
@@ -39,6 +40,8 @@ struct Node {
     entries: Vec<EntryMeta>,
     writes: VecDeque<Write>,
     held: bool,
+    /// The entry before the first of `entries`.
+    base: Position,
     membership: Membership,
     holes: Vec<Index>,
     distrusted: bool,
@@ -117,9 +120,10 @@ impl Node {
         let restored = Restored {
             term: self.term,
             vote: self.vote,
-            base: Position::default(),
+            base: self.base,
             membership: self.membership.clone(),
             entries: self.entries.clone(),
+            committed: self.base.index,
             holes: self.holes.clone(),
             distrusted: self.distrusted.then_some(self.starts),
         };
@@ -131,7 +135,7 @@ impl Node {
             (self.term, self.vote) = (term, vote);
         }
         if let Some(from) = write.truncate_from {
-            self.entries.truncate(from as usize - 1);
+            self.entries.truncate((from - self.base.index) as usize - 1);
             self.holes.retain(|hole| *hole < from);
         }
         self.distrusted &= !write.regain_trust;
@@ -224,6 +228,7 @@ impl Story {
             Output::MembershipChanged { membership } => {
                 self.say(true, format!("{id} has {}", members(&membership)))
             }
+            Output::SnapshotNeeded { to } => self.say(true, format!("{id} must send {to} a snapshot")),
             Output::LearnerReady { id: learner } => {
                 self.say(true, format!("{id} finds learner {learner} ready"))
             }
@@ -286,6 +291,36 @@ impl Story {
         }
     }
 
+    /// Node `id` has a snapshot of all up to `through`, and drops these entries.
+    fn compact(&mut self, id: NodeId, through: Index) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        let term =
+            node.raft.as_ref().and_then(|raft| raft.term_at(through)).expect("an entry of a running node");
+        let dropped = node.entries.drain(..(through - node.base.index) as usize);
+        for entry in dropped {
+            if let EntryKind::Membership(membership) = entry.kind {
+                node.membership = (*membership).clone();
+            }
+        }
+        node.base = Position { index: through, term };
+        self.step(id, Input::Compacted { through });
+    }
+
+    /// Node `id` takes over the snapshot of `from` at `index`.
+    fn install(&mut self, id: NodeId, from: NodeId, index: Index) {
+        let sender = &self.nodes[&from];
+        let term =
+            sender.raft.as_ref().and_then(|raft| raft.term_at(index)).expect("a place in the sender's log");
+        let (position, membership) = (Position { index, term }, sender.membership.clone());
+        let node = self.nodes.get_mut(&id).expect("a node");
+        if !node.raft.as_ref().expect("a running node").holds(position) {
+            node.entries.clear();
+            node.base = position;
+            node.membership = membership.clone();
+        }
+        self.step(id, Input::InstalledSnapshot { position, membership });
+    }
+
     fn crash(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).expect("a node");
         node.raft = None;
@@ -316,8 +351,12 @@ impl Story {
     fn log(&mut self, id: NodeId) {
         let raft = self.nodes[&id].raft.as_ref().expect("a running node");
         let terms: Vec<String> =
-            (1..=raft.last().index).map(|at| raft.term_at(at).unwrap_or(0).to_string()).collect();
-        self.say(true, format!("{id}: terms {}", terms.join(" ")));
+            (1..=raft.last().index).filter_map(|at| raft.term_at(at)).map(|term| term.to_string()).collect();
+        let base = match raft.base().index {
+            0 => String::new(),
+            index => format!("from {index} on, "),
+        };
+        self.say(true, format!("{id}: {base}terms {}", terms.join(" ")));
     }
 
     /// The payloads that `id` cannot read are those of `holes` from now on.
@@ -375,6 +414,8 @@ impl Story {
                 let membership = Membership { voters: set(words[2]), learners };
                 self.step(ids[0], Input::ProposeMembership { membership, bytes: 50 });
             }
+            "compact" => self.compact(ids[0], ids[1]),
+            "install" => self.install(ids[0], ids[1], ids[2]),
             "transfer" => self.step(ids[0], Input::Transfer { target: ids.get(1).copied() }),
             "unreachable" => self.step(ids[0], Input::PeerUnreachable { peer: ids[1] }),
             "reachable" => self.step(ids[0], Input::PeerReachable { peer: ids[1] }),

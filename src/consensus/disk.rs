@@ -50,6 +50,12 @@ impl Disk {
         self.issued
     }
 
+    /// The log on disk holds nothing but what a snapshot stands for, up to `durable`.
+    pub fn restart(&mut self, durable: Index) {
+        assert!(self.pending.is_empty(), "writes are under way: {:?}", self.pending);
+        self.durable = durable;
+    }
+
     /// All writes up to `write` are durable.
     pub fn persisted(&mut self, write: WriteId) {
         assert!(

@@ -52,6 +52,14 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// A snapshot has brought all up to `index`: the leader holds it too, for it is committed. It is told at once.
+    pub fn holds_all_up_to(&mut self, index: Index) {
+        self.verified = self.verified.max(index);
+        self.owes_answer = true;
+    }
+}
+
 impl Raft {
     /// AppendEntries of the present term.
     pub(super) fn on_append(

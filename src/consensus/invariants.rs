@@ -89,8 +89,10 @@ fn check_leader(core: &Core, leader: &Leader) {
     let last = core.log.last();
     assert!(core.trust == Trust::Full, "I14");
     assert!(core.vote == Some(core.id()) && core.disk.hard_state_durable(), "I8: {:?}", core.disk);
-    let starts = core.log.term_at(leader.no_op) == Some(core.term)
-        && core.log.term_at(leader.no_op - 1).is_none_or(|term| term < core.term);
+    let compacted = leader.no_op <= core.log.base().index;
+    let starts = compacted
+        || core.log.term_at(leader.no_op) == Some(core.term)
+            && core.log.term_at(leader.no_op - 1).is_none_or(|term| term < core.term);
     assert!(starts, "I8: term {} does not start at {}", core.term, leader.no_op);
     let others: Vec<NodeId> = core.membership().nodes().filter(|id| *id != core.id()).collect();
     assert!(

@@ -29,6 +29,8 @@ pub struct Restored {
     pub membership: Membership,
     /// Every entry after `base`, in order.
     pub entries: Vec<EntryMeta>,
+    /// Known to be committed: at least `base`, more when a snapshot holds more.
+    pub committed: Index,
     /// Those of them that are known by index, term and kind alone: their payload cannot be read. Rising.
     pub holes: Vec<Index>,
     /// Entries that this node has acknowledged may be missing at the end of the log. The number is a fresh random
@@ -71,6 +73,16 @@ pub enum Input {
     /// Hand leadership over, to `target` or the most up-to-date voter.
     Transfer {
         target: Option<NodeId>,
+    },
+    /// A durable snapshot holds everything up to `through`: the log forgets it.
+    Compacted {
+        through: Index,
+    },
+    /// A peer's snapshot was taken over; see point 14 of the caller's contract.
+    InstalledSnapshot {
+        position: Position,
+        /// In force at `position`.
+        membership: Membership,
     },
     /// Whether this node must not become the leader: its disk or what it drives stands still. It goes on voting and
     /// taking entries; as a leader it goes on leading.
@@ -160,6 +172,8 @@ pub enum Output {
     Changed { role: Role, term: Term, leader: Option<NodeId> },
     /// The membership in force changed (appended, or taken back by a truncation).
     MembershipChanged { membership: Membership },
+    /// Node `to` lacks entries that the log does not hold any more.
+    SnapshotNeeded { to: NodeId },
     /// Learner `id` has caught up: propose it as a voter. Repeated until done.
     LearnerReady { id: NodeId },
     /// The last `Propose`, `ProposeMembership` or `Transfer` was not taken.

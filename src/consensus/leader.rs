@@ -78,6 +78,7 @@ impl Leader {
                 inflight_messages: peer.inflight_messages(),
                 heard_us: peer.heard_us,
                 learner: !core.membership().is_voter(*id),
+                needs_snapshot: peer.awaits_snapshot(),
                 reachable: !peer.paused,
             };
             (*id, progress)

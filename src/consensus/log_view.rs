@@ -136,6 +136,49 @@ impl LogView {
         self.memberships.len() != before
     }
 
+    /// Whether this very entry is in the log, or lies before it: then it was committed, and its like was here.
+    pub fn holds(&self, position: Position) -> bool {
+        position.index < self.base.index || self.term_at(position.index) == Some(position.term)
+    }
+
+    /// Forgets all entries up to `through`, which becomes the base; the membership in force there stays known.
+    pub fn compact(&mut self, through: Index) {
+        let base = self.position_at(through).expect("what is compacted is in the log");
+        self.sizes.drain(..(through - self.base.index) as usize);
+        while self.no_ops.front().is_some_and(|index| *index <= through) {
+            self.no_ops.pop_front();
+        }
+        while self.memberships.get(1).is_some_and(|(index, _)| *index <= through) {
+            self.memberships.pop_front();
+        }
+        self.memberships[0].0 = through;
+        while self.runs.get(1).is_some_and(|run| run.first <= through + 1) {
+            self.runs.pop_front();
+        }
+        match self.sizes.is_empty() {
+            true => self.runs.clear(),
+            false => self.runs[0].first = through + 1,
+        }
+        self.base = base;
+    }
+
+    /// See [`super::Raft::leaving`].
+    pub fn leaving(&self, through: Index, bytes: u64) -> Index {
+        let mut left = 0;
+        let mut index = through.min(self.last_index());
+        while index > self.base.index && left < bytes {
+            left += u64::from(self.sizes[(index - self.base.index - 1) as usize]).max(1);
+            index -= 1;
+        }
+        index
+    }
+
+    /// Payload bytes of the entries after `index`.
+    pub fn bytes_after(&self, index: Index) -> u64 {
+        let skip = index.saturating_sub(self.base.index) as usize;
+        self.sizes.iter().skip(skip).map(|size| u64::from(*size)).sum()
+    }
+
     /// The membership in force: the newest in the log, committed or not (dissertation 4.1).
     pub fn membership(&self) -> &Arc<Membership> {
         &self.memberships[self.memberships.len() - 1].1
@@ -253,6 +296,50 @@ mod tests {
         assert!(log.is_consistent());
         assert!(!log.append(&entry(2, 1)));
         assert_eq!(log.entries(3, 9, 9), [entry(2, 1)], "the no-op that stood there is gone");
+    }
+
+    #[test]
+    fn a_compacted_log_is_the_log_without_its_beginning() {
+        let terms = [1, 1, 4, 4, 6, 6];
+        let membership = Arc::new(Membership { voters: [1].into(), learners: [].into() });
+        let whole = |base: Index| {
+            let mut log = LogView::new(Position::default(), Membership::default());
+            for (at, term) in terms.iter().enumerate() {
+                let kind = match at {
+                    2 => EntryKind::Membership(Arc::clone(&membership)),
+                    4 => EntryKind::NoOp,
+                    _ => EntryKind::Normal,
+                };
+                log.append(&EntryMeta { term: *term, kind, bytes: at as u32 });
+            }
+            if base > 0 {
+                log.compact(base);
+            }
+            log
+        };
+        for base in 1..=6 {
+            let (log, full) = (whole(base), whole(0));
+            assert!(log.is_consistent(), "{base}: {log:?}");
+            assert_eq!((log.last(), log.base()), (full.last(), full.position_at(base).unwrap()));
+            for index in base..=7 {
+                assert_eq!(log.term_at(index), full.term_at(index));
+                assert_eq!(log.bytes_after(index), full.bytes_after(index));
+                if index > base {
+                    assert_eq!(log.entries(index, 9, 99), full.entries(index, 9, 99));
+                }
+            }
+            assert_eq!(log.term_at(base - 1), None);
+            assert_eq!(log.membership().is_voter(1), base >= 3 || log.membership_index() == 3);
+            assert!(log.holds(position(base, terms[base as usize - 1])) && log.holds(position(base - 1, 1)));
+            assert!(!log.holds(position(base, 9)) && !log.holds(position(7, 6)));
+        }
+        let mut log = whole(2);
+        assert!(log.truncate(3), "the membership goes with its entry");
+        assert_eq!((log.membership_index(), log.membership().is_voter(1)), (2, false));
+        let mut log = whole(4);
+        assert!(!log.truncate(5));
+        assert!(log.membership().is_voter(1), "what is in the base cannot be taken back");
+        assert!(log.is_consistent());
     }
 
     #[test]

@@ -42,7 +42,13 @@
 //!     write with `regain_trust` is durable. See `trust.rs`.
 //! 13. **`Abstain` keeps this node from standing**, whatever asks it to. While all voters abstain nobody is elected: take
 //!     it back as soon as its reason is gone.
-//! 14. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
+//! 14. **Snapshots.** `Compacted { through }` says that a durable snapshot holds everything up to `through`, which is
+//!     committed and durable: the core forgets these entries, and the driver's log may. The driver itself sends a
+//!     snapshot to each peer that [`Raft::progress`] says needs one (`SnapshotNeeded` tells when that begins), for as
+//!     long as it says so. `InstalledSnapshot` is given once the received snapshot is durable, all writes are answered,
+//!     and the log on disk starts behind it or holds its position. A snapshot is committed state, so it does not matter
+//!     who sent it, or in which term.
+//! 15. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
 //!     of this node, or of the cluster, can no longer be trusted. Let it stop the process.
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (paper), and Ongaro's
@@ -66,6 +72,7 @@ mod reads;
 mod replication;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod trust;

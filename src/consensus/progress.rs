@@ -14,6 +14,8 @@ pub struct PeerProgress {
     /// When the peer was last heard from, on the driver's clock.
     pub heard_us: u64,
     pub learner: bool,
+    /// It lacks entries that the log does not hold any more.
+    pub needs_snapshot: bool,
     /// The link to the peer is not known to be down.
     pub reachable: bool,
 }
@@ -23,6 +25,8 @@ pub struct PeerProgress {
 pub(super) enum Mode {
     /// It is not known where the peer's log agrees with ours: one message at a time, from `next` on.
     Probe { sent: bool },
+    /// It lacks what our log starts behind; nothing is sent but heartbeats until it says that it has it.
+    Snapshot,
     /// It agrees up to `next - 1`, or will when all in flight has arrived: send ahead, within the window.
     Replicate,
 }
@@ -97,6 +101,7 @@ impl Progress {
         !self.paused
             && match self.mode {
                 Mode::Probe { sent } => !sent,
+                Mode::Snapshot => false,
                 Mode::Replicate => self.inflight.len() < max_inflight_messages.max(1),
             }
     }
@@ -105,6 +110,7 @@ impl Progress {
     pub fn sent(&mut self, last: Index, now_us: u64) {
         match &mut self.mode {
             Mode::Probe { sent } => *sent = true,
+            Mode::Snapshot => unreachable!("nothing is sent to a peer that needs a snapshot"),
             Mode::Replicate => {
                 self.next = last + 1;
                 self.inflight.push_back(Inflight { last, sent_us: now_us });
@@ -146,9 +152,24 @@ impl Progress {
         self.mode = Mode::Probe { sent: false };
     }
 
+    /// Only a snapshot, or the news that it holds all before `next`, brings the peer on.
+    pub fn await_snapshot(&mut self, next: Index) {
+        self.probe_from(next);
+        self.mode = Mode::Snapshot;
+    }
+
+    pub fn awaits_snapshot(&self) -> bool {
+        self.mode == Mode::Snapshot
+    }
+
+    pub fn is_probing(&self) -> bool {
+        matches!(self.mode, Mode::Probe { .. })
+    }
+
     /// Whether a refusal of `prev` is an answer to what is in flight, and not an old one.
     pub fn is_fresh_refusal(&self, prev: Index) -> bool {
         match self.mode {
+            Mode::Snapshot => false,
             Mode::Probe { .. } => prev + 1 == self.next && prev > self.matched,
             Mode::Replicate => prev > self.matched && prev < self.next,
         }

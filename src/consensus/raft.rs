@@ -214,12 +214,17 @@ impl Raft {
     /// # Panics
     /// When `restored` breaks point 9 of the caller's contract.
     pub fn new(settings: Settings, restored: Restored, now_us: u64) -> Raft {
-        let Restored { term, vote, base, membership, entries, holes, distrusted } = restored;
+        let Restored { term, vote, base, membership, entries, committed, holes, distrusted } = restored;
         let mut log = LogView::new(base, membership);
         for entry in &entries {
             log.append(entry);
         }
         assert!(log.last().term <= term, "the log ends at {:?}, but the restored term is {term}", log.last());
+        assert!(
+            committed <= log.last_index(),
+            "entry {committed} is committed, the log ends at {:?}",
+            log.last()
+        );
         let random = Random::new(settings.seed, settings.id);
         let mut core = Core {
             settings,
@@ -229,9 +234,9 @@ impl Raft {
             unsaved: false,
             disk: Disk::new(log.last_index()),
             log,
+            commit: base.index.max(committed),
             holes,
             trust: distrusted.map_or(Trust::Full, |nonce| Trust::Lost { nonce }),
-            commit: base.index,
             random,
             unreachable: BTreeSet::new(),
             abstains: false,
@@ -260,6 +265,10 @@ impl Raft {
             Input::PeerUnreachable { peer } => self.peer_unreachable(peer, outputs),
             Input::PeerReachable { peer } => self.peer_reachable(peer, outputs),
             Input::Transfer { target } => self.transfer(target, outputs),
+            Input::Compacted { through } => self.compacted(through),
+            Input::InstalledSnapshot { position, membership } => {
+                self.installed(position, membership, outputs)
+            }
             Input::Abstain { abstain } => self.abstain(abstain, outputs),
             Input::Impaired { holes } => self.impaired(holes, outputs),
             Input::Reconfigure { settings } => self.reconfigure(settings),
@@ -474,6 +483,26 @@ impl Raft {
     /// The last entry of this node's own log that is durable, with all before it.
     pub fn durable(&self) -> Index {
         self.core.disk.durable()
+    }
+
+    /// The entry before the first one that the log holds; (0, 0) while it holds all.
+    pub fn base(&self) -> Position {
+        self.core.log.base()
+    }
+
+    /// Whether the log holds this very entry, or has held it and forgotten.
+    pub fn holds(&self, position: Position) -> bool {
+        self.core.log.holds(position)
+    }
+
+    /// The last entry at or before `through` behind which, up to `through`, `bytes` of payload are left.
+    pub fn leaving(&self, through: Index, bytes: u64) -> Index {
+        self.core.log.leaving(through, bytes)
+    }
+
+    /// Payload bytes of the entries after `index`.
+    pub fn bytes_after(&self, index: Index) -> u64 {
+        self.core.log.bytes_after(index)
     }
 
     /// The term of the entry at `index`; None outside of the log.

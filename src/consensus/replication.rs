@@ -47,7 +47,7 @@ impl Leader {
         let round = self.reads.round();
         self.peers.retain(|id, peer| {
             if peer.leaving {
-                append(core, *id, peer.next - 1, Vec::new(), round, outputs);
+                append(core, *id, (peer.next - 1).max(core.log.base().index), Vec::new(), round, outputs);
             }
             !peer.leaving
         });
@@ -88,7 +88,7 @@ fn replicate(core: &Core, id: NodeId, peer: &mut Progress, round: u64, outputs: 
 /// A message without entries. It never leads to a refusal, except while probing, where that is its use.
 fn heartbeat(core: &Core, id: NodeId, peer: &Progress, round: u64, outputs: &mut Vec<Output>) {
     let prev = match peer.mode {
-        Mode::Probe { .. } => peer.next - 1,
+        Mode::Probe { .. } | Mode::Snapshot => peer.next - 1,
         Mode::Replicate => peer.matched,
     };
     append(core, id, prev.max(core.log.base().index), Vec::new(), round, outputs);
@@ -146,9 +146,13 @@ impl Raft {
             return;
         }
         peer.heard(core.now_us, round);
-        if peer.is_fresh_refusal(prev) {
+        let base = core.log.base().index;
+        if peer.is_fresh_refusal(prev) && prev <= base && base > 0 {
+            peer.await_snapshot(base + 1);
+            outputs.push(Output::SnapshotNeeded { to: from });
+        } else if peer.is_fresh_refusal(prev) {
             let candidate = core.log.at_or_before(conflict.index.min(prev - 1), conflict.term).index;
-            let lowest = peer.matched.max(core.log.base().index);
+            let lowest = peer.matched.max(base);
             let next = candidate.max(lowest) + 1;
             // The start of our log was refused: nothing left to try until the peer has changed.
             let exhausted = next > prev;

@@ -90,14 +90,11 @@ impl Feed {
         self.answer(|socket| socket.output.push_slice(format!("+CONTINUE {replid}\r\n").as_bytes()))
     }
 
-    /// Answers the PSYNC reported last with `+FULLRESYNC` and the RDB. False when none waits for an answer.
-    pub fn answer_full_resync(&mut self, replid: &str, offset: u64, rdb: Bytes) -> bool {
-        self.answer(|socket| {
-            let head = format!("+FULLRESYNC {replid} {offset}\r\n${}\r\n", rdb.len());
-            socket.output.push_slice(head.as_bytes());
-            // No CR LF after it: the stream follows at once.
-            socket.output.push(rdb);
-        })
+    /// Answers the PSYNC reported last with `+FULLRESYNC`; the RDB and the stream are written behind it, without a
+    /// CR LF between them. False when none waits for an answer.
+    pub fn answer_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64) -> bool {
+        let head = format!("+FULLRESYNC {replid} {offset}\r\n${rdb_bytes}\r\n");
+        self.answer(|socket| socket.output.push_slice(head.as_bytes()))
     }
 
     fn answer(&mut self, write: impl FnOnce(&mut Socket)) -> bool {

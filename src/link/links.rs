@@ -199,10 +199,10 @@ impl Links {
         self.feed.answer_continue(replid)
     }
 
-    /// Answers `FeedPsync`: the local Redis loads `rdb`, which is its dataset at `offset`. False when none
-    /// waits.
-    pub fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb: Bytes) -> bool {
-        self.feed.answer_full_resync(replid, offset, rdb)
+    /// Answers `FeedPsync`: the local Redis loads the next `rdb_bytes` that are written, which are its dataset at
+    /// `offset`. False when none waits.
+    pub fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64) -> bool {
+        self.feed.answer_full_resync(replid, offset, rdb_bytes)
     }
 
     /// Queues stream bytes behind everything queued before. False when no feed is streaming.

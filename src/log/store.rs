@@ -207,6 +207,12 @@ impl Log {
         self.table.first_index()
     }
 
+    /// Index and term of the entry before the first one; (0, 0) if nothing was purged.
+    pub fn base(&self) -> (u64, u64) {
+        let index = self.first_index() - 1;
+        (index, self.table.term_at(index).expect("the table knows its base"))
+    }
+
     /// Index of the last entry, durable or not; `first_index() - 1` if there is none.
     pub fn last_index(&self) -> u64 {
         self.table.last_index()

@@ -5,6 +5,7 @@ use super::settings::Settings;
 use super::status::Status;
 use crate::consensus::{Index, NodeId};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -36,6 +37,8 @@ pub enum ToRaft {
     Init {
         ticket: Ticket,
         cluster_id: Option<String>,
+        /// The server holds data, which becomes the first snapshot.
+        with_data: bool,
     },
     Join {
         ticket: Ticket,
@@ -48,6 +51,24 @@ pub enum ToRaft {
         address: String,
         peer_address: String,
     },
+    /// A snapshot is wanted. `wait`: the answer is given when it is there.
+    Compact {
+        ticket: Ticket,
+        wait: bool,
+    },
+    /// The server has forked a child that writes the dump of attempt `attempt`.
+    SnapshotForked {
+        attempt: u64,
+    },
+    /// The dump is there.
+    SnapshotSaved {
+        attempt: u64,
+        file: PathBuf,
+    },
+    SnapshotFailed {
+        attempt: u64,
+        reason: String,
+    },
     /// Hand leadership over, to node `target` or to whom this node chooses.
     Transfer {
         ticket: Ticket,
@@ -57,6 +78,10 @@ pub enum ToRaft {
     Sealed {
         attempt: u64,
         offset: u64,
+    },
+    /// The dataset is empty, as `Empty` has asked.
+    Emptied {
+        load: u64,
     },
     Configure(Arc<Settings>),
     Shutdown,
@@ -83,6 +108,19 @@ pub enum ToMain {
     /// unless it was sealed before.
     Demote {
         epoch: Epoch,
+    },
+    /// Drop the whole dataset, answer `Emptied`: another one is about to be loaded in its place. Were it not empty, the
+    /// server would write that one to the disk first, under the name of the user's dumps.
+    Empty {
+        load: u64,
+    },
+    /// Fork for a dump at the end of this turn, and say so in the stream: `RAFT.MARK <epoch> <sequence> <attempt>`.
+    /// Epoch 0: there is no cluster yet, nobody can write, and no mark is needed.
+    Snapshot {
+        epoch: Epoch,
+        attempt: u64,
+        /// Name in the server's directory.
+        file: String,
     },
     /// Who leads changed: clients that wait for a leader may go on.
     LeaderChanged,

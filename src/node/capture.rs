@@ -30,6 +30,10 @@ pub enum Piece {
     /// The payload of one log entry; never empty.
     Effects(Bytes),
     Mark(Mark),
+    /// The server has forked for attempt `attempt` of a snapshot: it is of all pieces before.
+    Snapshot {
+        attempt: u64,
+    },
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -61,6 +65,8 @@ enum Command {
     Multi,
     Exec,
     Mark(Mark),
+    /// A mark, where the server has forked as well. Sequence 0: no batch ends here.
+    Snapshot(Mark, u64),
     Skip,
 }
 
@@ -127,6 +133,14 @@ impl Capture {
                 assert!(!self.in_transaction, "a mark is propagated on its own, never inside a transaction");
                 self.marks.push(mark);
             }
+            Command::Snapshot(mark, attempt) => {
+                assert!(!self.in_transaction, "a mark is propagated on its own, never inside a transaction");
+                if mark.sequence > 0 {
+                    self.marks.push(mark);
+                }
+                self.close_entry(pieces);
+                pieces.push(Piece::Snapshot { attempt });
+            }
             Command::Multi => {
                 self.append(command);
                 self.in_transaction = true;
@@ -160,7 +174,11 @@ impl Capture {
             }
             8 if name.eq_ignore_ascii_case(b"REPLCONF") => Command::Skip,
             9 if name.eq_ignore_ascii_case(b"RAFT.MARK") => match (number(1), number(2)) {
-                (Some(epoch), Some(sequence)) => Command::Mark(Mark { epoch, sequence }),
+                (Some(epoch), Some(sequence)) if args.len() == 3 => Command::Mark(Mark { epoch, sequence }),
+                (Some(epoch), Some(sequence)) => {
+                    let attempt = number(3).ok_or(CaptureError::Command { offset, command: "RAFT.MARK" })?;
+                    Command::Snapshot(Mark { epoch, sequence }, attempt)
+                }
                 _ => return Err(CaptureError::Command { offset, command: "RAFT.MARK" }),
             },
             _ => Command::Effect,
@@ -221,6 +239,25 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_ends_where_the_server_has_forked() {
+        let bytes = stream(&[
+            "SET a 1",
+            "RAFT.MARK 7 1",
+            "SELECT 2",
+            "SET b 1",
+            "RAFT.MARK 7 2 5",
+            "SET c 1",
+            "RAFT.MARK 7 0 6",
+        ]);
+        let snapshot = |attempt| Piece::Snapshot { attempt };
+        let first = effects(&["SET a 1", "SELECT 2", "SET b 1", "SELECT 0"]);
+        let second = effects(&["SELECT 2", "SET c 1", "SELECT 0"]);
+        assert_eq!(pieces(&bytes), [first, mark(1), mark(2), snapshot(5), second, snapshot(6)]);
+        let (mut capture, mut out) = (Capture::new(0), Vec::new());
+        assert!(capture.feed(&stream(&["RAFT.MARK 7 2 x"]), &mut out).is_err());
+    }
+
+    #[test]
     fn effects_gather_and_marks_are_stripped() {
         let bytes = stream(&["SET a 1", "RAFT.MARK 7 1", "PING", "RAFT.MARK 7 2", "SET b 1"]);
         assert_eq!(pieces(&bytes), [effects(&["SET a 1", "SET b 1"]), mark(1), mark(2)]);
@@ -264,7 +301,7 @@ mod tests {
             .iter()
             .map(|piece| match piece {
                 Piece::Effects(payload) => payload.len(),
-                Piece::Mark(_) => 0,
+                Piece::Mark(_) | Piece::Snapshot { .. } => 0,
             })
             .collect();
         assert_eq!(lengths.iter().sum::<usize>(), all.len());

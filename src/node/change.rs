@@ -99,7 +99,9 @@ impl Node {
     fn id_is_used(&self, id: NodeId) -> bool {
         let queued =
             self.changes.queue.iter().any(|c| matches!(c, Change::Add { id: other, .. } if *other == id));
-        queued || self.member_history.iter().any(|(_, members)| members.0.contains_key(&id))
+        queued
+            || self.snapshots.used_ids.contains(&id)
+            || self.member_history.iter().any(|(_, members)| members.0.contains_key(&id))
     }
 
     fn unused_id<W: World>(&self, world: &mut W) -> NodeId {

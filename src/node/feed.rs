@@ -101,6 +101,22 @@ impl Feed {
         self.push(out.freeze(), last)
     }
 
+    /// The first bytes behind a full resync, which has brought everything up to `index`.
+    pub fn begin(&mut self, index: Index) -> Bytes {
+        let index_text = index.to_string();
+        let mut out = Vec::with_capacity(128);
+        resp::encode_command(&mut out, &[&self.token, b"SELECT", b"0"]);
+        resp::encode_command(&mut out, &[b"RAFT.APPLIED", index_text.as_bytes()]);
+        self.push(out.into(), index)
+    }
+
+    /// Redis makes a dump of what it holds when it runs this: everything before `next`.
+    pub fn snapshot(&mut self, attempt: u64, file: &str) -> Bytes {
+        let (attempt, mut out, last) = (attempt.to_string(), Vec::with_capacity(128), self.next);
+        resp::encode_command(&mut out, &[b"RAFT.SNAPSHOT", attempt.as_bytes(), file.as_bytes()]);
+        self.push(out.into(), last)
+    }
+
     /// Redis says by `REPLCONF ACK` that it has run the stream up to `offset`.
     pub fn acknowledged(&mut self, offset: u64) {
         while self.chunks.front().is_some_and(|chunk| chunk.start + chunk.bytes.len() as u64 <= offset) {

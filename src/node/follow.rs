@@ -1,6 +1,6 @@
 //! Following: the local Redis is fed committed entries, and nothing else (N1).
 
-use super::feed::{Feed, CHUNK_BYTES, EMPTY_RDB, WINDOW_BYTES};
+use super::feed::{Feed, CHUNK_BYTES, WINDOW_BYTES};
 use super::local::{Following, Local};
 use super::{Fatal, Node, World};
 use crate::consensus::Role;
@@ -18,14 +18,14 @@ const PING_PERIOD_US: u64 = 500_000;
 impl Node {
     /// The local Redis asks to go on at byte `offset` of stream `replid` (`?` and -1: it has none).
     pub fn on_feed_psync<W: World>(&mut self, world: &mut W, replid: &str, offset: i64) {
-        let first = self.first_index();
         let Local::Following(following) = &mut self.local else {
             world.feed_close(); // it is about to become a master, or comes from before that
             return;
         };
         following.connected = true;
         following.ping_at_us = world.now_us() + PING_PERIOD_US;
-        let rest = following.feed.as_ref().and_then(|feed| feed.resume(replid, offset));
+        let whole = following.loading.take().is_none();
+        let rest = following.feed.as_ref().filter(|_| whole).and_then(|feed| feed.resume(replid, offset));
         let holds = following.holds.take();
         match (rest, holds) {
             (Some(rest), _) => {
@@ -33,21 +33,16 @@ impl Node {
                 world.feed_continue(&replid);
                 rest.into_iter().for_each(|bytes| world.feed_write(bytes));
             }
-            (None, Some(holds)) if holds.is_at(replid, offset) => {
+            (None, Some(holds)) if holds.is_at(replid, offset) && holds.index >= self.raft.base().index => {
                 let fresh = world.fresh_replid();
                 log::info!("local server goes on after entry {}", holds.index);
                 world.feed_continue(&fresh);
                 world.bridge().reset_applied(holds.index);
                 let feed = Feed::new(self.feed_token.clone(), fresh, holds.offset, holds.index + 1);
                 following.feed = Some(feed);
+                self.snapshots.feed_replaced();
             }
-            (None, _) => {
-                let fresh = world.fresh_replid();
-                log::info!("local server is given the whole dataset, from entry {first} on");
-                world.bridge().reset_applied(first - 1);
-                world.feed_full_resync(&fresh, 0, Bytes::from_static(EMPTY_RDB));
-                following.feed = Some(Feed::new(self.feed_token.clone(), fresh, 0, first));
-            }
+            (None, _) => self.full_resync(world),
         }
     }
 
@@ -68,8 +63,15 @@ impl Node {
         let commit = self.raft.commit();
         let leads = self.raft.role() == Role::Leader;
         let Local::Following(following) = &mut self.local else { return Ok(()) };
-        let Following { feed: Some(feed), connected: true, ping_at_us, chunk_at_us, chunk_due, .. } =
-            following
+        let Following {
+            feed: Some(feed),
+            connected: true,
+            loading: None,
+            ping_at_us,
+            chunk_at_us,
+            chunk_due,
+            ..
+        } = following
         else {
             return Ok(());
         };
@@ -119,6 +121,7 @@ impl Node {
                 if following.feed.as_ref().is_some_and(|feed| feed.next() > from) {
                     log::warn!("entry {from} was executed here and is not in the log any more: rolling back");
                     following.feed = None;
+                    following.loading = None;
                     following.connected = false;
                     world.feed_close();
                 }
@@ -132,7 +135,7 @@ impl Node {
 
     /// First entry of the log.
     pub(super) fn first_index(&self) -> u64 {
-        1
+        self.raft.base().index + 1
     }
 }
 

@@ -95,6 +95,7 @@ impl Node {
             Local::Leading(leading) => {
                 world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });
                 leading.dirty = true;
+                self.answer_before_role_change(world);
                 self.follow_again(world);
             }
             Local::Draining(leading) => {
@@ -105,17 +106,27 @@ impl Node {
         }
     }
 
-    /// Reads the stream of effects: entries are proposed, marks become needs.
-    pub(super) fn pump_capture<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
-        if self.handover.is_transferring() && matches!(self.local, Local::Leading(_)) {
-            return Ok(()); // the core would not take it; it is read when the transfer has failed or succeeded
-        }
-        let (Local::Leading(leading) | Local::Draining(leading)) = &mut self.local else { return Ok(()) };
+    /// Opens the link again that broke, and says now and then that this end of it is alive.
+    fn keep_capture_open<W: World>(&mut self, world: &mut W) {
+        let (Local::Leading(leading) | Local::Draining(leading)) = &mut self.local else { return };
         let now_us = world.now_us();
         if leading.reopen_at_us.is_some_and(|at| now_us >= at) {
             leading.reopen_at_us = None;
             world.capture_start(&leading.replid, leading.capture.offset() + 1);
         }
+        if now_us >= leading.acknowledge_at_us {
+            leading.acknowledge_at_us = now_us + ACKNOWLEDGE_PERIOD_US;
+            world.capture_acknowledge(leading.capture.offset());
+        }
+    }
+
+    /// Reads the stream of effects: entries are proposed, marks become needs.
+    pub(super) fn pump_capture<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        self.keep_capture_open(world);
+        if self.handover.is_transferring() && matches!(self.local, Local::Leading(_)) {
+            return Ok(()); // the core would not take it; it is read when the transfer has failed or succeeded
+        }
+        let (Local::Leading(leading) | Local::Draining(leading)) = &mut self.local else { return Ok(()) };
         let mut pieces = Vec::new();
         let mut result: Result<usize, CaptureError> = Ok(0);
         world.capture_read(&mut |bytes| {
@@ -124,10 +135,6 @@ impl Node {
         });
         if result? > 0 {
             leading.reopen_pause_us = REOPEN_PAUSE_US;
-        }
-        if now_us >= leading.acknowledge_at_us {
-            leading.acknowledge_at_us = now_us + ACKNOWLEDGE_PERIOD_US;
-            world.capture_acknowledge(leading.capture.offset());
         }
         match &self.local {
             Local::Leading(_) => self.propose(world, pieces),
@@ -146,6 +153,7 @@ impl Node {
             self.give_up(world, "a single command or transaction wrote more than an entry may hold");
             return Ok(());
         }
+        let count = payloads.len() as u64;
         if !payloads.is_empty() {
             let bytes = payloads.iter().map(|payload| payload.len() as u32).collect();
             let entries: Vec<_> = payloads.into_iter().map(|p| Entry::new(0, 0, Kind::Normal, p)).collect();
@@ -163,10 +171,19 @@ impl Node {
             self.reports.appended(last, world.now_us());
         }
         let last = self.raft.last().index;
+        let mut index = last - count;
+        for piece in &pieces {
+            match piece {
+                Piece::Effects(_) => index += 1,
+                Piece::Snapshot { attempt } => self.snapshot_marked(*attempt, index),
+                Piece::Mark(_) => {}
+            }
+        }
         let mut proposed = false;
         let Local::Leading(leading) = &mut self.local else { return Ok(()) };
         for piece in pieces {
             match piece {
+                Piece::Snapshot { .. } => {}
                 Piece::Effects(_) => proposed = true,
                 Piece::Mark(mark) if mark.epoch != leading.epoch => {
                     panic!("mark {mark:?} in the stream of leadership {}", leading.epoch)
@@ -239,6 +256,10 @@ impl Node {
     }
 
     pub(super) fn leadership_lost<W: World>(&mut self, world: &mut W) {
+        if matches!(self.local, Local::Leading(_) | Local::Promoting { .. }) {
+            self.answer_before_role_change(world);
+        }
+        self.snapshots.leadership_lost();
         self.confirmed_read = self.last_read; // whoever waited for a confirmation is failed
         match std::mem::replace(&mut self.local, Local::fresh()) {
             Local::Leading(mut leading) => {
@@ -268,6 +289,7 @@ impl Node {
             unreachable!("only a leadership ends")
         };
         world.capture_stop();
+        self.snapshots.leadership_lost();
         if leading.demote_due {
             world.bridge().tell_main(ToMain::Demote { epoch: leading.epoch });
         }
@@ -292,6 +314,6 @@ impl Node {
 fn effects(piece: &Piece) -> Option<Bytes> {
     match piece {
         Piece::Effects(payload) => Some(payload.clone()),
-        Piece::Mark(_) => None,
+        Piece::Mark(_) | Piece::Snapshot { .. } => None,
     }
 }

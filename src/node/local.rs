@@ -12,6 +12,7 @@ use super::batches::Batches;
 use super::bridge::Epoch;
 use super::capture::Capture;
 use super::feed::Feed;
+use super::load::Loading;
 use crate::consensus::Index;
 
 /// What the local Redis' dataset is, when that is known exactly.
@@ -36,6 +37,8 @@ impl Holds {
 #[derive(Default)]
 pub struct Following {
     pub feed: Option<Feed>,
+    /// A snapshot goes before the first bytes of the feed.
+    pub loading: Option<Loading>,
     pub connected: bool,
     /// Known when Redis comes from a leadership that left nothing behind which the log does not hold.
     pub holds: Option<Holds>,
@@ -101,7 +104,9 @@ impl Local {
 
     pub fn deadline_us(&self) -> u64 {
         match self {
-            Local::Following(following) if following.feed.is_some() && following.connected => {
+            Local::Following(following)
+                if following.feed.is_some() && following.connected && following.loading.is_none() =>
+            {
                 match following.chunk_due {
                     true => following.ping_at_us.min(following.chunk_at_us),
                     false => following.ping_at_us,

@@ -31,22 +31,29 @@ mod fetch;
 mod follow;
 mod handover;
 mod heal;
+mod install;
+mod kinds;
 mod lead;
+mod load;
 pub mod local;
 pub mod members;
 pub mod report;
 pub mod runtime;
 pub mod settings;
+mod snapshot;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod watchdog;
 pub mod wire;
 
 use crate::consensus::{
-    Body, EntryMeta, Input, Message, NodeId, Output, Raft, Refusal, Restored, Role, Source, Write, WriteId,
+    Body, EntryMeta, Input, Message, NodeId, Output, Position, Raft, Refusal, Restored, Role, Source, Write,
+    WriteId,
 };
 use crate::log::{Entry, HardState, Hole, Kind, LogError, WriteRequest};
+use crate::snapshot::{About, Job, SnapshotError};
 use bridge::Bridge;
 use bytes::Bytes;
 use callers::Callers;
@@ -54,10 +61,12 @@ use change::Changes;
 use handover::Handover;
 pub use heal::Damage;
 use heal::Healing;
+use install::Transfers;
 use local::Local;
 use members::Members;
 use report::Reports;
 use settings::Settings;
+use snapshot::Snapshots;
 use std::path::PathBuf;
 use std::sync::Arc;
 use watchdog::Watchdog;
@@ -87,11 +96,21 @@ pub trait World {
     /// Puts a lost entry back: it can be read at once, and leaves `holes` when it is durable. False: nothing is
     /// lost there any more. An error: it is another entry than the one that was lost.
     fn fill(&mut self, entry: Entry) -> Result<bool, LogError>;
+    /// Gives entries up to `through` up; says up to where it has.
+    fn purge(&mut self, through: u64) -> u64;
+    /// Waits until all writes are durable; the last one's id. Rare: the log is about to be replaced.
+    fn settle_log(&mut self) -> Result<WriteId, LogError>;
+    /// The log is an empty one behind `base` from now on, durably. No write is under way.
+    fn replace_log(&mut self, base: Position) -> Result<(), LogError>;
     fn log_report(&self) -> report::LogReport;
+
+    /// Takes a job in order; its answer, if it has one, is given to [`Node::on_snapshot_done`].
+    fn snapshot(&mut self, job: Job);
 
     fn feed_port(&self) -> u16;
     fn feed_continue(&mut self, replid: &str);
-    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb: Bytes);
+    /// The next `rdb_bytes` written are the dataset.
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64);
     fn feed_write(&mut self, bytes: Bytes);
     /// Bytes written to the feed and not yet accepted by the kernel.
     fn feed_unsent(&self) -> usize;
@@ -114,6 +133,15 @@ pub enum Fatal {
     Capture(#[from] capture::CaptureError),
     #[error("the local server refuses to become a master: {0}")]
     Promotion(String),
+    #[error("{0}")]
+    Start(String),
+    #[error("{0}")]
+    Snapshot(#[from] SnapshotError),
+    #[error(
+        "snapshot-{index}-{term}.rdb is damaged: expected crc {expected:08x}, found {found:08x}; restore the file, or \
+         move the node's log directory away and let it join anew"
+    )]
+    SnapshotDamaged { index: u64, term: u64, expected: u32, found: u32 },
     #[error("the log holds an entry that cannot be read: {0}")]
     Entry(#[from] wire::WireError),
     #[error(
@@ -143,10 +171,14 @@ pub struct Start {
     pub hard_state: HardState,
     /// False: acknowledged entries may have been cut from the log.
     pub trusted: bool,
-    /// All entries of the log, in order, the first with index 1.
+    /// The entry before the first one of the log.
+    pub base: Position,
+    /// All entries of the log, in order.
     pub entries: Vec<EntryMeta>,
-    /// What the log's membership entries say, by index. The first is in force until the log says more
-    /// (index 0): what a joiner was told.
+    /// The newest one; it reaches to the log's base or beyond.
+    pub snapshot: Option<About>,
+    /// What the log's membership entries say, by index. The first is in force until the log says more: what the
+    /// snapshot says, or what a joiner was told.
     pub members: Vec<(u64, Members)>,
     /// First word of every command that is fed to the local Redis.
     pub feed_token: Vec<u8>,
@@ -173,6 +205,12 @@ pub struct Node {
     watchdog: Watchdog,
     reports: Reports,
     healing: Healing,
+    snapshots: Snapshots,
+    transfers: Transfers,
+    /// The last write handed to the disk.
+    last_write: WriteId,
+    /// Snapshots given to the local Redis so far, in this process.
+    loads: u64,
     refused: Option<Refusal>,
     /// As the outputs executed so far say; the core may be ahead by those that are not executed yet.
     committed: u64,
@@ -182,16 +220,19 @@ pub struct Node {
 impl Node {
     /// The main thread must have been told to `Follow`.
     pub fn new<W: World>(start: Start, world: &mut W) -> Node {
+        let snapshots = Snapshots::new(start.snapshot);
         let restored = Restored {
             term: start.hard_state.term,
             vote: start.hard_state.vote,
+            base: start.base,
+            membership: start.members[0].1.membership(),
             entries: start.entries,
+            committed: snapshots.newest_index(),
             holes: world.holes().iter().map(|hole| hole.index).collect(),
             distrusted: (!start.trusted).then_some(start.seed),
-            ..Restored::default()
         };
         let core = core_settings(start.id, &start.settings, start.seed);
-        let node = Node {
+        let mut node = Node {
             id: start.id,
             cluster_id: start.cluster_id,
             secret: start.secret,
@@ -209,10 +250,18 @@ impl Node {
             watchdog: Watchdog::default(),
             reports: Reports::default(),
             healing: Healing::default(),
+            snapshots,
+            transfers: Transfers::default(),
+            last_write: 0,
+            loads: 0,
             refused: None,
             committed: 0,
             outputs: Vec::new(),
         };
+        node.committed = node.raft.commit();
+        if let Some(about) = node.snapshots.newest.clone() {
+            node.has_snapshot(about);
+        }
         node.dial(world);
         node
     }
@@ -250,6 +299,8 @@ impl Node {
     ) -> Result<(), Fatal> {
         let result = if fetch::is_kind(kind) {
             fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame))
+        } else if transfer::is_kind(kind) {
+            transfer::decode(kind, header, payload).map(|frame| self.on_transfer_frame(world, from, frame))
         } else if callers::is_kind(kind) {
             callers::decode(kind, header, payload).map(|address| {
                 self.on_call(world, from, address);
@@ -327,7 +378,11 @@ impl Node {
         self.pump_capture(world)?;
         self.confirm_reads(world)?;
         self.pump_changes(world)?;
+        self.pump_load(world);
         self.pump_feed(world)?;
+        self.pump_incoming(world);
+        self.pump_snapshots(world);
+        self.pump_offers(world);
         self.maybe_promote(world);
         self.release(world);
         self.pump_handover(world)?;
@@ -339,7 +394,8 @@ impl Node {
     pub fn deadline_us(&self) -> u64 {
         let own_us = self.local.deadline_us().min(self.reports.deadline_us()).min(self.healing.deadline_us());
         let watched_us = self.handover.deadline_us().min(self.watchdog.deadline_us());
-        self.raft.next_deadline_us().min(own_us).min(watched_us)
+        let snapshot_us = self.snapshots.deadline_us().min(self.transfers.deadline_us());
+        self.raft.next_deadline_us().min(own_us).min(watched_us).min(snapshot_us)
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.
@@ -364,6 +420,7 @@ impl Node {
             Output::ReadFailed { .. } => {} // the leadership that the reads belong to is over: see `Changed`
             Output::Changed { role, term, leader } => self.on_changed(world, role, term, leader),
             Output::MembershipChanged { .. } => self.dial(world),
+            Output::SnapshotNeeded { to } => self.snapshot_needed(to),
             Output::LearnerReady { id } => self.learner_ready(id),
             Output::ProposalRefused { reason } => self.refused = Some(reason),
             Output::TransferFailed => self.transfer_failed(world),
@@ -405,9 +462,11 @@ impl Node {
             let members = Members::decode(&entry.payload).expect("decoded once when it came in");
             self.member_history.push((entry.index, members));
         }
+        entries.iter().for_each(|entry| self.snapshots.grew(entry.payload.len()));
         self.watchdog.submitted(write.id, world.now_us());
         let hard_state = write.hard_state.map(|(term, vote)| HardState { term, vote });
         let truncate_from = write.truncate_from;
+        self.last_write = write.id;
         world.submit(WriteRequest {
             id: write.id,
             hard_state,
@@ -423,6 +482,7 @@ impl Node {
         assert!(from > self.committed, "entry {from} is committed and cannot be truncated");
         self.member_history.retain(|(index, _)| *index < from);
         self.healing.look_again();
+        self.snapshots.truncated(from);
         self.executed_truncated(world, from);
     }
 

@@ -2,8 +2,7 @@
 
 use super::local::{Following, Local};
 use super::status::{
-    Connection, HandoverStatus, Latency, LogStatus, MemberStatus, SnapshotStatus, StageLatencies, State,
-    Status,
+    Connection, HandoverStatus, Latency, LogStatus, MemberStatus, StageLatencies, State, Status,
 };
 use super::{Node, World};
 use crate::consensus::{Index, NodeId, Role, Term};
@@ -179,7 +178,7 @@ impl Node {
     fn is_serving(&self) -> bool {
         match &self.local {
             Local::Leading(_) => true,
-            Local::Following(Following { feed: Some(_), connected: true, .. }) => {
+            Local::Following(Following { feed: Some(_), connected: true, loading: None, .. }) => {
                 self.raft.role() != Role::Leader
             }
             _ => false,
@@ -199,7 +198,7 @@ impl Node {
             leader_addr: leader.and_then(|id| self.members().0.get(&id)).map(|m| m.address.clone()),
             members: self.member_statuses(world),
             log: self.log_status(world),
-            snapshot: SnapshotStatus::default(),
+            snapshot: self.snapshots.status(),
             leader_changes: self.reports.leader_changes,
             handover: self.handover_status(),
             rejected_links: self.rejections(world),

@@ -3,6 +3,7 @@
 //! Before `INIT` or `JOIN` there is no log and no node, only the bridge and the sockets. From then on each
 //! turn collects what the sockets, the disk and the main thread have, gives it to the [`Node`], and flushes.
 
+mod snapshots;
 mod start;
 mod world;
 
@@ -12,8 +13,9 @@ use super::status::{LogStatus, State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::Log;
-use start::JoinResult;
+use snapshots::{OnDisk, Worker};
 pub use start::{check, read_back};
+use start::{Founding, JoinResult};
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
@@ -37,7 +39,7 @@ pub struct Setup {
 }
 
 /// The log that was found at load; opened there, so that damage refuses the load.
-pub struct Found(Log);
+pub struct Found(OnDisk);
 
 /// Opens the log that is there, or says that there is none.
 pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
@@ -46,8 +48,11 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     }
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
-        start::check(&setup.log_directory, &log, &log.holes()).map_err(|error| error.to_string())?;
-        return Ok(Some(Found(log)));
+        let on_disk = snapshots::beside(setup, links, log)?;
+        let OnDisk { log, snapshot, .. } = &on_disk;
+        start::check(&setup.log_directory, log, snapshot.as_ref(), &log.holes())
+            .map_err(|error| error.to_string())?;
+        return Ok(Some(Found(on_disk)));
     }
     drop(log);
     start::set_aside(&setup.log_directory).map(|()| None)
@@ -58,6 +63,8 @@ pub struct Runtime {
     world: RealWorld,
     found: Option<Found>,
     node: Option<Node>,
+    /// INIT waits for the dump of the server's data.
+    founding: Option<Founding>,
     /// JOIN is under way on its own thread.
     joining: Option<Ticket>,
     joins: (Sender<JoinResult>, Receiver<JoinResult>),
@@ -70,7 +77,7 @@ impl Runtime {
     /// `found`: the log of an earlier start.
     pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>, found: Option<Found>) -> Runtime {
         let world = RealWorld::new(&setup, links, bridge);
-        let status = found.as_ref().map_or_else(Status::default, |Found(log)| Status {
+        let status = found.as_ref().map_or_else(Status::default, |Found(OnDisk { log, .. })| Status {
             state: State::Loading,
             cluster_id: log.identity().cluster_id.clone(),
             node_id: log.identity().node_id,
@@ -78,13 +85,23 @@ impl Runtime {
             ..Status::default()
         });
         world.bridge.publish(Arc::new(status));
-        Runtime { setup, world, found, node: None, joining: None, joins: channel(), durable: 0, stop: false }
+        Runtime {
+            setup,
+            world,
+            found,
+            node: None,
+            founding: None,
+            joining: None,
+            joins: channel(),
+            durable: 0,
+            stop: false,
+        }
     }
 
     /// Runs until `Shutdown`, or until the node cannot trust its state.
     pub fn run(mut self) -> Result<(), Fatal> {
-        if let Some(Found(log)) = self.found.take() {
-            self.start_node(log)?;
+        if let Some(Found(on_disk)) = self.found.take() {
+            self.start_node(on_disk)?;
         }
         let (mut events, mut messages, mut look_again) = (Vec::new(), Vec::new(), false);
         while !self.stop {
@@ -122,6 +139,9 @@ impl Runtime {
             self.durable = durable;
             node.on_durable(&mut self.world, durable)?;
         }
+        while let Some(done) = self.world.snapshots.as_ref().and_then(Worker::next) {
+            node.on_snapshot_done(&mut self.world, done)?;
+        }
         node.turn(&mut self.world)
     }
 
@@ -151,10 +171,15 @@ impl Runtime {
     fn on_message(&mut self, message: ToRaft) -> Result<(), Fatal> {
         let world = &mut self.world;
         match (message, &mut self.node) {
+            (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, None) if self.founding.is_some() => {
+                world.bridge.answer(ticket, Answer::Refused("this node is creating a cluster".into()))
+            }
             (ToRaft::Init { ticket, .. }, None) if self.joining.is_some() => {
                 world.bridge.answer(ticket, Answer::Refused("this node is joining a cluster".into()))
             }
-            (ToRaft::Init { ticket, cluster_id }, None) => self.init(ticket, cluster_id)?,
+            (ToRaft::Init { ticket, cluster_id, with_data }, None) => {
+                self.init(ticket, cluster_id, with_data)?
+            }
             (ToRaft::Join { ticket, addresses }, None) => self.join(ticket, addresses),
             (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, Some(node)) => {
                 let text = format!("this node is a member of cluster {} already", node.cluster_id());
@@ -175,6 +200,19 @@ impl Runtime {
             (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
                 return Err(node.on_promotion_failed(reason))
             }
+            (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
+            (ToRaft::Emptied { .. }, None) => unreachable!("only a node loads datasets"),
+            (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
+            (ToRaft::Compact { ticket, .. }, None) => {
+                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
+            }
+            (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
+            (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
+                node.on_snapshot_saved(world, attempt, file)
+            }
+            (ToRaft::SnapshotFailed { attempt, reason }, Some(node)) => {
+                node.on_snapshot_failed(world, attempt, &reason)
+            }
             (ToRaft::Configure(settings), node) => {
                 self.setup.settings = settings.clone();
                 world.configure(&settings);
@@ -192,6 +230,9 @@ impl Runtime {
             ) => {
                 unreachable!("only a node leads")
             }
+            (ToRaft::SnapshotForked { .. }, None) => {}
+            (ToRaft::SnapshotSaved { file, .. }, None) => self.found_with_data(file)?,
+            (ToRaft::SnapshotFailed { reason, .. }, None) => self.founding_failed(reason),
         }
         Ok(())
     }

@@ -202,8 +202,7 @@ impl Settings {
     /// Names of settings that were changed and have no effect yet: they belong to snapshots, or to a cache whose size is
     /// fixed. They are taken, so that configurations carry over, and named in the log.
     pub fn without_effect(&self) -> impl Iterator<Item = &'static str> + '_ {
-        const NAMES: [&str; 4] =
-            ["log-max-file-size", "log-max-cache-size", "snapshot-req-max-count", "snapshot-req-max-size"];
+        const NAMES: [&str; 1] = ["log-max-cache-size"];
         let changed = |name: &&str| {
             let setting = Setting::find(name).expect("a name of the table");
             setting.read(self) != setting.default_value()
@@ -628,8 +627,8 @@ mod tests {
     fn what_has_no_effect_is_named_and_what_is_not_there_is_refused() {
         let mut settings = Settings::default();
         assert_eq!(settings.without_effect().count(), 0);
-        settings.log_max_file_bytes = 4096;
-        assert_eq!(settings.without_effect().collect::<Vec<_>>(), ["log-max-file-size"]);
+        settings.log_max_cache_bytes = 4096;
+        assert_eq!(settings.without_effect().collect::<Vec<_>>(), ["log-max-cache-size"]);
         assert_eq!(settings.validate(), Ok(()));
         settings.persist = false;
         let error = settings.validate().unwrap_err().to_string();

@@ -1,6 +1,7 @@
 //! `RAFT.CLUSTER` and `RAFT.NODE`: the administrator's commands. Each blocks its client until the raft thread
 //! has an answer.
 
+use super::command_table::Tree;
 use super::ffi::{self, api, Context, Text};
 use super::main_thread::{self, MainThread};
 use crate::limits::CLUSTER_ID_BYTES;
@@ -13,6 +14,8 @@ use std::ffi::{c_int, c_void};
 
 /// Beyond what any request may take by itself: an answer that never comes is a defect, not a hanging client.
 pub(super) const GRACE_MS: i64 = 10_000;
+/// For what depends on the size of the dataset.
+const LONG_MS: i64 = 3_600_000;
 
 #[derive(Clone, Copy)]
 pub(super) enum Form {
@@ -148,6 +151,11 @@ fn send(ctx: Context, answer: &Answer, form: Form) -> c_int {
     }
 }
 
+/// Blocks the client until the raft thread answers with a status; a snapshot of a large dataset takes its time.
+pub fn ask(ctx: Context, state: &MainThread, request: impl FnOnce(Ticket) -> ToRaft) -> c_int {
+    state.tickets.issue(ctx, Form::Status, LONG_MS, request)
+}
+
 fn is(word: Text, name: &str) -> bool {
     ffi::bytes(word).eq_ignore_ascii_case(name.as_bytes())
 }
@@ -182,11 +190,11 @@ fn init_cluster(ctx: Context, state: &MainThread, id: Option<Text>) -> c_int {
         );
         return ffi::reply_error(ctx, &message);
     }
-    if let Err(reason) = has_no_data(ctx) {
-        return ffi::reply_error(ctx, &format!("ERR {reason}; FLUSHALL before RAFT.CLUSTER INIT"));
-    }
+    let with_data = has_no_data(ctx).is_err();
     let timeout_ms = super::configs::current().election_timeout_ms as i64 * 4 + GRACE_MS;
-    state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::Init { ticket, cluster_id: id })
+    let timeout_ms = if with_data { LONG_MS } else { timeout_ms };
+    let request = |ticket| ToRaft::Init { ticket, cluster_id: id, with_data };
+    state.tickets.issue(ctx, Form::Status, timeout_ms, request)
 }
 
 fn is_cluster_id(id: &str) -> bool {
@@ -218,10 +226,16 @@ fn join_cluster(ctx: Context, state: &MainThread, words: &[Text]) -> c_int {
 /// `Err`: what this server holds.
 fn has_no_data(ctx: Context) -> Result<(), String> {
     let keyspace = ffi::call(ctx, &["INFO", "keyspace"])?.text();
-    let databases: Vec<&str> = keyspace.lines().filter(|line| line.starts_with("db")).collect();
-    match databases.is_empty() {
+    let mut found: Vec<String> =
+        keyspace.lines().filter(|line| line.starts_with("db")).map(str::to_string).collect();
+    if let Tree::Array(libraries) = ffi::call(ctx, &["FUNCTION", "LIST"])?.tree() {
+        if !libraries.is_empty() {
+            found.push(format!("{} libraries of functions", libraries.len()));
+        }
+    }
+    match found.is_empty() {
         true => Ok(()),
-        false => Err(format!("this server holds data ({})", databases.join("; "))),
+        false => Err(format!("this server holds data ({})", found.join("; "))),
     }
 }
 

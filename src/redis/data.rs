@@ -169,12 +169,15 @@ fn refuse_unknown(ctx: Context, command: &[Text]) -> c_int {
     }
 }
 
-/// `RAFT.DEBUG EXEC <command ..>`: a read of this node's own dataset, without Raft.
+/// `RAFT.DEBUG EXEC <command ..>`: a read of this node's own dataset, without Raft. `RAFT.DEBUG COMPACT`: a snapshot now.
 pub unsafe extern "C" fn debug_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
     let words = ffi::arguments(argv, argc);
     match words.get(1) {
         Some(word) if ffi::bytes(*word).eq_ignore_ascii_case(b"exec") && words.len() > 2 => {}
-        _ => return ffi::reply_error(ctx, "ERR RAFT.DEBUG takes EXEC <command ..>"),
+        Some(word) if ffi::bytes(*word).eq_ignore_ascii_case(b"compact") => {
+            return super::snapshot::compact(ctx, main_thread::get(), &words[2..]);
+        }
+        _ => return ffi::reply_error(ctx, "ERR RAFT.DEBUG takes EXEC <command ..> or COMPACT [ASYNC 0|1]"),
     }
     let command = &words[2..];
     let second = command.get(1).map(|word| ffi::bytes(*word));

@@ -254,12 +254,19 @@ pub fn context_flags(ctx: Context) -> u32 {
     unsafe { api!(RedisModule_GetContextFlags)(ctx) as u32 }
 }
 
+/// Drops all keys; their memory is freed in the background.
+pub fn reset_dataset() {
+    // SAFETY: plain values; the server's main thread, outside of any command.
+    unsafe { api!(RedisModule_ResetDataset)(0, 1) };
+}
+
 /// Puts a command into the replication stream.
-pub fn replicate(ctx: Context, name: &CStr, first: &CStr, second: &CStr) {
-    // SAFETY: the format says two C strings, and two are given.
-    let result = unsafe {
-        api!(RedisModule_Replicate)(ctx, name.as_ptr(), c"cc".as_ptr(), first.as_ptr(), second.as_ptr())
-    };
+pub fn replicate(ctx: Context, name: &CStr, words: &[&CStr]) {
+    let owned: Vec<OwnedText> = words.iter().map(|word| OwnedText::new(word.to_bytes())).collect();
+    let args: Vec<Text> = owned.iter().map(|text| text.0).collect();
+    // SAFETY: the format's only variadic part is `v`: a pointer to live strings and their number as size_t.
+    let result =
+        unsafe { api!(RedisModule_Replicate)(ctx, name.as_ptr(), c"v".as_ptr(), args.as_ptr(), args.len()) };
     assert_eq!(result, OK, "{name:?} is a registered command and the format is valid");
 }
 

@@ -81,6 +81,14 @@ impl Gate {
         self.epoch.get() != 0
     }
 
+    /// The leadership whose effects are in the stream; 0 = none, or nothing may be put there any more.
+    pub fn epoch(&self) -> Epoch {
+        match self.sealed.get() {
+            true => 0,
+            false => self.epoch.get(),
+        }
+    }
+
     /// Seals the gate, unless something was executed since the last batch was closed: then again after the next turn.
     pub fn try_seal(&self) -> bool {
         let idle = self.leads() && self.current.borrow().is_empty();
@@ -137,10 +145,17 @@ impl Gate {
         self.slept.set(false);
     }
 
-    /// Closes the batch of this turn. Called before the server writes to its clients.
-    pub fn before_sleep(&self, ctx: ffi::Context, bridge: &Bridge) {
+    /// Closes the batch of this turn. Called before the server writes to its clients. `forked`: the server has just
+    /// forked for this attempt of a snapshot. One mark says both: two would be wrapped in a transaction.
+    pub fn before_sleep(&self, ctx: ffi::Context, bridge: &Bridge, forked: Option<u64>) {
         self.slept.set(true);
-        if self.current.borrow().is_empty() || !self.leads() {
+        if !self.leads() {
+            return;
+        }
+        if self.current.borrow().is_empty() {
+            if forked.is_some() {
+                mark(ctx, self.epoch.get(), 0, forked);
+            }
             return;
         }
         assert!(!self.sealed.get(), "G4: a command was executed while the gate was sealed");
@@ -151,8 +166,13 @@ impl Gate {
         self.batches.borrow_mut().push_back(Batch { sequence, clients, closed_at: Instant::now() });
         let epoch = self.epoch.get();
         match self.wrote.take() {
-            true => mark(ctx, epoch, sequence),
-            false => bridge.read_barrier(epoch, sequence),
+            true => mark(ctx, epoch, sequence, forked),
+            false => {
+                bridge.read_barrier(epoch, sequence);
+                if forked.is_some() {
+                    mark(ctx, epoch, 0, forked);
+                }
+            }
         }
     }
 
@@ -208,7 +228,7 @@ impl Gate {
             self.failed_clients.set(self.failed_clients.get() + 1);
         }
         if !self.sealed.take() {
-            mark(ctx, epoch, FINAL_SEQUENCE);
+            mark(ctx, epoch, FINAL_SEQUENCE, None);
         }
     }
 
@@ -238,9 +258,12 @@ fn close(ctx: ffi::Context, client: u64) {
     }
 }
 
-fn mark(ctx: ffi::Context, epoch: Epoch, sequence: u64) {
+/// Sequence 0: no batch ends here.
+fn mark(ctx: ffi::Context, epoch: Epoch, sequence: u64, forked: Option<u64>) {
     let number = |value: u64| CString::new(value.to_string()).expect("digits");
-    ffi::replicate(ctx, c"RAFT.MARK", &number(epoch), &number(sequence));
+    let words: Vec<CString> =
+        [Some(epoch), Some(sequence), forked].into_iter().flatten().map(number).collect();
+    ffi::replicate(ctx, c"RAFT.MARK", &words.iter().map(CString::as_c_str).collect::<Vec<_>>());
 }
 
 /// Only there to make the event loop turn.

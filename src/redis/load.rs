@@ -8,7 +8,8 @@ use super::info::Build;
 use super::main_thread::{self, MainThread, Words};
 use super::options::Arguments;
 use super::{
-    admin, configs, data, filter, logger, roles, settings, shutdown, signals, symbols, topology, transfer,
+    admin, configs, data, filter, logger, roles, settings, shutdown, signals, snapshot, symbols, topology,
+    transfer,
 };
 use crate::link::{LinkConfig, Links};
 use crate::node::address::HostPort;
@@ -220,6 +221,7 @@ fn register_commands(ctx: Context) -> Result<(), String> {
     ffi::create_command(ctx, c"RAFT.DENIED", topology::denied_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.APPLIED", roles::applied_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.MARK", roles::mark_command, anytime)?;
+    ffi::create_command(ctx, c"RAFT.SNAPSHOT", snapshot::snapshot_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.CLUSTER", admin::cluster_command, admin_flags)?;
     ffi::create_command(ctx, c"RAFT.NODE", admin::node_command, admin_flags)?;
     ffi::create_command(ctx, c"RAFT.TRANSFER_LEADER", transfer::transfer_command, admin_flags)?;
@@ -283,6 +285,8 @@ fn start(
         transactions: Default::default(),
         blocked: Default::default(),
         tickets: Default::default(),
+        saver: Default::default(),
+        process: std::process::id(),
         words: Words {
             raft: OwnedText::new(b"RAFT"),
             psync: OwnedText::new(b"PSYNC"),
@@ -385,6 +389,11 @@ fn subscribe(ctx: Context, wake_fd: c_int) -> Result<(), String> {
                 ctx,
                 event(raw::REDISMODULE_EVENT_MODULE_CHANGE, 1),
                 Some(on_module_change),
+            ),
+            ffi::api!(RedisModule_SubscribeToServerEvent)(
+                ctx,
+                event(raw::REDISMODULE_EVENT_PERSISTENCE, 1),
+                Some(snapshot::on_persistence),
             ),
             ffi::api!(RedisModule_SubscribeToKeyspaceEvents)(ctx, keys_gone, Some(roles::on_key_gone)),
             ffi::api!(RedisModule_EventLoopAdd)(

@@ -8,6 +8,7 @@ use super::ffi::{Context, OwnedText};
 use super::gate::Gate;
 use super::info::Build;
 use super::shutdown::Shutdown;
+use super::snapshot::Saver;
 use super::transactions::Transactions;
 use super::wait::Waiters;
 use crate::node::bridge::Bridge;
@@ -35,6 +36,9 @@ pub struct MainThread {
     pub transactions: Transactions,
     pub blocked: Blocked,
     pub tickets: Tickets,
+    pub saver: Saver,
+    /// The server's process id: a child that it forks has another.
+    pub process: u32,
     pub words: Words,
     pub build: Build,
     /// First word of what the feed sends; taken off by the filter.

@@ -22,6 +22,7 @@ mod roles;
 mod settings;
 mod shutdown;
 mod signals;
+mod snapshot;
 mod symbols;
 mod topology;
 mod transactions;

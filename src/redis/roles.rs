@@ -38,6 +38,11 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
         ToMain::Follow { port } => follow(ctx, state, port),
         ToMain::Promote { epoch } => promote(ctx, state, epoch),
         ToMain::Demote { epoch } => demote(ctx, state, epoch),
+        ToMain::Empty { load } => {
+            ffi::reset_dataset();
+            state.bridge.tell_raft(ToRaft::Emptied { load });
+        }
+        ToMain::Snapshot { epoch, attempt, file } => state.saver.ask(epoch, attempt, file),
         ToMain::Seal { attempt } => {
             state.seal_due.set(Some(attempt));
             ffi::next_turn(gate::nothing); // what is done at its beginning need not wait for an event
@@ -223,7 +228,8 @@ pub unsafe extern "C" fn on_event_loop(
             // First: a leadership that ends now puts its last mark in place of this batch's. Two would be wrapped in
             // a transaction.
             handle_messages(ctx, state);
-            state.gate.before_sleep(ctx, &state.bridge);
+            let forked = state.saver.fork_if_due(ctx, &state.bridge, state.gate.epoch());
+            state.gate.before_sleep(ctx, &state.bridge, forked);
             state.access.refresh(ctx);
         }
         _ => {

@@ -15,54 +15,55 @@ fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
 }
 
 /// Runs one seed with faults, then without, and demands progress at the end.
-fn run(seed: u64, faults: Faults) {
+fn run(seed: u64, faults: Faults) -> World {
     let outcome = std::panic::catch_unwind(|| {
         let mut world = World::new(seed, faults);
         world.run_until(2_500_000);
         world.heal();
         world.run_until(4_000_000);
         world.judge_liveness();
+        world
     });
-    if let Err(panic) = outcome {
+    outcome.unwrap_or_else(|panic| {
         eprintln!("seed {seed} of {faults:?} failed");
-        std::panic::resume_unwind(panic);
-    }
+        std::panic::resume_unwind(panic)
+    })
 }
 
 #[test]
 fn lossy_network() {
     let faults = Faults { loss: 10, duplication: 10, reordering: 20, ..Faults::default() };
-    seeds(0, 80).for_each(|seed| run(seed, faults));
+    seeds(0, 80).for_each(|seed| drop(run(seed, faults)));
 }
 
 #[test]
 fn partitions_and_links() {
     let faults = Faults { loss: 2, partitions: true, false_hints: true, ..Faults::default() };
-    seeds(100_000, 80).for_each(|seed| run(seed, faults));
+    seeds(100_000, 80).for_each(|seed| drop(run(seed, faults)));
 }
 
 #[test]
 fn crashes() {
     let faults = Faults { loss: 2, crashes: true, reordering: 5, ..Faults::default() };
-    seeds(200_000, 80).for_each(|seed| run(seed, faults));
+    seeds(200_000, 80).for_each(|seed| drop(run(seed, faults)));
 }
 
 #[test]
 fn membership_changes_and_transfers() {
     let faults = Faults { loss: 3, membership: true, ..Faults::default() };
-    seeds(300_000, 80).for_each(|seed| run(seed, faults));
+    seeds(300_000, 80).for_each(|seed| drop(run(seed, faults)));
 }
 
 #[test]
 fn damaged_and_cut_logs() {
     let faults = Faults { loss: 5, reordering: 10, crashes: true, damage: true, ..Faults::default() };
-    seeds(500_000, 120).for_each(|seed| run(seed, faults));
+    seeds(500_000, 120).for_each(|seed| drop(run(seed, faults)));
 }
 
 #[test]
 fn damaged_and_cut_logs_in_partitions() {
     let faults = Faults { loss: 2, reordering: 20, partitions: true, damage: true, ..Faults::default() };
-    seeds(600_000, 120).for_each(|seed| run(seed, faults));
+    seeds(600_000, 120).for_each(|seed| drop(run(seed, faults)));
 }
 
 #[test]
@@ -75,9 +76,25 @@ fn everything_at_once() {
         crashes: true,
         membership: true,
         false_hints: true,
+        compaction: true,
         damage: true,
     };
-    seeds(400_000, 120).for_each(|seed| run(seed, faults));
+    seeds(400_000, 120).for_each(|seed| drop(run(seed, faults)));
+}
+
+#[test]
+fn logs_are_compacted_and_snapshots_installed() {
+    let faults = Faults { loss: 5, crashes: true, partitions: true, compaction: true, ..Faults::default() };
+    let (mut compactions, mut installations) = (0, 0);
+    for seed in seeds(700_000, 80) {
+        let world = run(seed, faults);
+        compactions += world.compactions;
+        installations += world.installations;
+    }
+    assert!(
+        compactions > 1000 && installations > 80,
+        "{compactions} compactions, {installations} installations"
+    );
 }
 
 /// The same seed gives the same history, to the last message.

@@ -17,6 +17,8 @@ pub(super) struct Faults {
     pub membership: bool,
     /// Links are said to be broken that are not, and nodes that they must not stand.
     pub false_hints: bool,
+    /// Logs lose their beginning, and whoever needs it is sent a snapshot.
+    pub compaction: bool,
     /// Payloads of durable entries become unreadable, and ends of logs are cut away, on one node at a time.
     pub damage: bool,
 }
@@ -39,7 +41,10 @@ struct PendingWrite {
 struct DiskImage {
     term: Term,
     vote: Option<NodeId>,
+    /// From the first entry on, also those that a snapshot stands for.
     log: Vec<Stored>,
+    /// Up to here a snapshot stands for the entries.
+    base: Index,
     /// Entries whose payload cannot be read.
     holes: BTreeSet<Index>,
     /// Set when the log is cut: what was committed anywhere then.
@@ -89,10 +94,30 @@ struct Machine {
 }
 
 enum Event {
-    Deliver { to: NodeId, from: NodeId, message: Message, payloads: Vec<u64> },
-    DiskDone { id: NodeId, life: u64, write: WriteId },
-    Tick { id: NodeId, life: u64 },
-    Heal { id: NodeId, life: u64 },
+    Deliver {
+        to: NodeId,
+        from: NodeId,
+        message: Message,
+        payloads: Vec<u64>,
+    },
+    DiskDone {
+        id: NodeId,
+        life: u64,
+        write: WriteId,
+    },
+    Tick {
+        id: NodeId,
+        life: u64,
+    },
+    /// A snapshot of the first entries arrives.
+    Install {
+        to: NodeId,
+        entries: Vec<Stored>,
+    },
+    Heal {
+        id: NodeId,
+        life: u64,
+    },
     Client,
     Fault,
 }
@@ -108,9 +133,25 @@ pub(super) struct World {
     /// Directed links that lose everything.
     cut: BTreeSet<(NodeId, NodeId)>,
     judge: Judge,
+    pub compactions: u64,
+    pub installations: u64,
     next_payload: u64,
     next_read: u64,
     fingerprint: u64,
+}
+
+/// Where a log that begins with the first entry stands at `index`.
+fn position_of(log: &[Stored], index: Index) -> Position {
+    let term = (index as usize).checked_sub(1).map_or(0, |at| log[at].meta.term);
+    Position { index, term }
+}
+
+/// The membership that the entries up to `index` have left.
+fn membership_at(log: &[Stored], index: Index) -> Option<Membership> {
+    log[..index as usize].iter().rev().find_map(|stored| match &stored.meta.kind {
+        EntryKind::Membership(membership) => Some((**membership).clone()),
+        _ => None,
+    })
 }
 
 const NODES: NodeId = 5;
@@ -130,6 +171,8 @@ impl World {
             sequence: 0,
             cut: BTreeSet::new(),
             judge: Judge::default(),
+            compactions: 0,
+            installations: 0,
             next_payload: 1,
             next_read: 1,
             fingerprint: 0,
@@ -176,16 +219,18 @@ impl World {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.life += 1;
         machine.log = machine.disk.log.clone();
+        machine.commit = machine.disk.base;
         machine.holes = machine.disk.holes.clone();
-        machine.commit = 0;
         machine.next_tick_us = u64::MAX;
         machine.disk_free_us = now_us;
         let restored = Restored {
             term: machine.disk.term,
             vote: machine.disk.vote,
-            base: Position::default(),
-            membership: Self::membership_at_start(id),
-            entries: machine.log.iter().map(|stored| stored.meta.clone()).collect(),
+            base: position_of(&machine.log, machine.disk.base),
+            membership: membership_at(&machine.log, machine.disk.base)
+                .unwrap_or_else(|| Self::membership_at_start(id)),
+            entries: machine.log[machine.disk.base as usize..].iter().map(|s| s.meta.clone()).collect(),
+            committed: machine.disk.base,
             holes: machine.holes.iter().copied().collect(),
             distrusted: machine.disk.cut_at.map(|_| self.seed ^ machine.life),
         };
@@ -259,6 +304,7 @@ impl World {
                     self.input(id, Input::Tick, Vec::new());
                 }
             }
+            Event::Install { to, entries } => self.install(to, entries),
             Event::Heal { id, life } if self.machines[&id].life == life => self.fill_holes(id),
             Event::Heal { .. } => {}
             Event::Client => self.client(),
@@ -327,6 +373,7 @@ impl World {
             }
             Output::ReadReady { id: read, index } => self.judge.read_ready(id, read, index, machine.commit),
             Output::ReadFailed { id: read } => self.judge.read_failed(id, read),
+            Output::SnapshotNeeded { to } => self.send_snapshot(id, to),
             Output::LearnerReady { id: learner } => self.promote(id, learner),
             Output::Changed { .. }
             | Output::MembershipChanged { .. }
@@ -351,6 +398,11 @@ impl World {
             entries.truncate(intact);
             let log = &self.machines[&from].log;
             let first = prev.index as usize;
+            let base = self.machines[&from].disk.base;
+            assert!(
+                prev.index >= base,
+                "{from} sends what follows {prev:?} and holds only what follows {base}"
+            );
             payloads = log[first..first + entries.len()].iter().map(|stored| stored.payload).collect();
             let metas: Vec<_> = log[first..first + entries.len()].iter().map(|s| s.meta.clone()).collect();
             assert_eq!(&metas, entries, "a message tells the log as it is");
@@ -406,7 +458,7 @@ impl World {
     fn verify_whole(&self, id: NodeId) {
         let machine = &self.machines[&id];
         let whole = machine.disk.cut_at.is_none() && machine.holes.is_empty();
-        assert!(whole, "{id} would vote, and its log is not whole");
+        assert!(whole, "{id} would vote, and its log is not whole\n{}", self.describe());
     }
 
     fn leaders(&self) -> Vec<NodeId> {
@@ -429,6 +481,10 @@ impl World {
                 self.input(id, Input::Read { id: read }, Vec::new());
             }
         }
+        if self.faults.compaction {
+            self.compact();
+        }
+        self.repeat_snapshots();
         let pause_us = 1_000 + self.random.below(30_000);
         self.schedule(self.now_us + pause_us, Event::Client);
     }
@@ -484,19 +540,22 @@ impl World {
     /// Some durable entries cannot be read any more.
     fn damage(&mut self, id: NodeId) {
         let durable = match &self.machines[&id].raft {
+            // What a sole voter loses is lost.
+            Some(raft) if raft.membership().voters.len() < 2 => return,
             Some(raft) => raft.durable(),
             None => self.machines[&id].disk.log.len() as Index,
         };
-        if durable == 0 || !self.others_are_whole(id) {
+        let base = self.machines[&id].disk.base;
+        if durable <= base || !self.others_are_whole(id) {
             return;
         }
         for _ in 0..=self.random.below(4) {
             // The newest entries are the interesting ones.
             let newest = self.random.below(2) == 0;
             let hole = if newest {
-                durable - self.random.below(durable.min(3))
+                durable - self.random.below((durable - base).min(3))
             } else {
-                1 + self.random.below(durable)
+                base + 1 + self.random.below(durable - base)
             };
             let machine = self.machines.get_mut(&id).expect("a machine");
             machine.disk.holes.insert(hole);
@@ -551,7 +610,7 @@ impl World {
         let known = self.judge.committed.len() as Index;
         let lost = 1 + self.random.below(5);
         let machine = self.machines.get_mut(&id).expect("a machine");
-        let kept = machine.disk.log.len().saturating_sub(lost as usize);
+        let kept = machine.disk.log.len().saturating_sub(lost as usize).max(machine.disk.base as usize);
         machine.disk.log.truncate(kept);
         machine.disk.holes.split_off(&(kept as Index + 1));
         machine.disk.cut_at = Some(known);
@@ -579,6 +638,74 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Somebody makes a snapshot of some of what it knows to be decided, and drops those entries.
+    fn compact(&mut self) {
+        let id = 1 + self.random.below(NODES);
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let Some(raft) = &machine.raft else { return };
+        let (base, end) = (machine.disk.base, raft.commit().min(raft.durable()));
+        if end <= base {
+            return;
+        }
+        let through = base + 1 + self.random.below(end - base);
+        machine.disk.base = through;
+        machine.holes.retain(|hole| *hole > through);
+        machine.disk.holes.retain(|hole| *hole > through);
+        self.compactions += 1;
+        self.input(id, Input::Compacted { through }, Vec::new());
+    }
+
+    /// What drivers do: as long as the core says that a peer needs a snapshot.
+    fn repeat_snapshots(&mut self) {
+        for id in self.leaders() {
+            let Some(raft) = &self.machines[&id].raft else { continue };
+            let wanting: Vec<_> =
+                raft.progress().filter(|(_, p)| p.needs_snapshot).map(|(id, _)| id).collect();
+            wanting.into_iter().for_each(|to| self.send_snapshot(id, to));
+        }
+    }
+
+    fn send_snapshot(&mut self, from: NodeId, to: NodeId) {
+        let Some(machine) = self.machines.get(&from) else { return };
+        let index = machine.disk.base + self.random.below(machine.commit + 1 - machine.disk.base);
+        let entries = machine.log[..index as usize].to_vec();
+        if self.random.below(100) >= self.faults.loss && !self.cut.contains(&(from, to)) {
+            let delay_us = 1_000 + self.random.below(40_000);
+            self.schedule(self.now_us + delay_us, Event::Install { to, entries });
+        }
+    }
+
+    /// The driver's part of an installation: nothing is under way, the log on disk is replaced, the core is told.
+    fn install(&mut self, id: NodeId, entries: Vec<Stored>) {
+        let Some(machine) = self.machines.get(&id) else { return };
+        let Some(raft) = &machine.raft else { return };
+        let position = position_of(&entries, entries.len() as Index);
+        if position.index <= machine.commit || raft.role() == Role::Leader {
+            return;
+        }
+        let last_write = machine.pending.back().map(|pending| pending.write.id);
+        if let Some(write) = last_write {
+            self.disk_done(id, self.machines[&id].life, write);
+        }
+        let Some(machine) = self.machines.get_mut(&id) else { return };
+        let Some(raft) = &machine.raft else { return };
+        // The answers to the last writes may have led to new ones, or to leadership.
+        if !machine.pending.is_empty() || raft.role() == Role::Leader {
+            return;
+        }
+        if !raft.holds(position) {
+            machine.log = entries.clone();
+            machine.disk.log = entries.clone();
+            machine.disk.base = position.index;
+            machine.holes.clear();
+            machine.disk.holes.clear();
+            self.installations += 1;
+        }
+        let membership =
+            membership_at(&entries, position.index).unwrap_or_else(|| Self::membership_at_start(1));
+        self.input(id, Input::InstalledSnapshot { position, membership }, Vec::new());
     }
 
     /// Adds `other` as a learner, takes it out, or demotes it, as the leaders see it.

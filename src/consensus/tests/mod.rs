@@ -5,6 +5,7 @@ mod following;
 mod leading;
 mod reading;
 mod replicating;
+mod snapshots;
 mod trusting;
 
 use super::*;

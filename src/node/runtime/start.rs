@@ -1,20 +1,26 @@
 //! How a node comes to be: from a log that is there, by INIT, or by JOIN.
 
+use super::snapshots::{self, OnDisk, Worker};
 use super::{Runtime, Setup};
-use crate::consensus::{EntryMeta, NodeId};
+use crate::consensus::{EntryMeta, NodeId, Position};
 use crate::limits::SECRET_BYTES;
 use crate::link::join::request;
 use crate::link::{Links, PeerIdentity};
+use crate::log::disk::SystemDisk;
 use crate::log::{Entry, HardState, Hole, Identity, Kind, Log, LogError, Options, WriteRequest};
 use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::node::members::{Member, Members};
 use crate::node::runtime::world::random_hex;
+use crate::node::snapshot::dump_name;
 use crate::node::status::State;
-use crate::node::{change, wire, Fatal, Node, Start};
+use crate::node::{change, wire, Fatal, Node, Start, World};
 use crate::resp::Reply;
+use crate::snapshot::{About, Done, Draft, Job, Store};
 use bytes::Bytes;
+use mio::Waker;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Invitation by a cluster, or why there is none.
@@ -25,6 +31,13 @@ pub(super) struct Invitation {
     id: NodeId,
     cluster_id: String,
     secret: [u8; SECRET_BYTES],
+    members: Members,
+}
+
+/// A cluster that waits for the dump of the server's data.
+pub(super) struct Founding {
+    ticket: Ticket,
+    identity: Identity,
     members: Members,
 }
 
@@ -58,8 +71,31 @@ fn options(setup: &Setup) -> Options {
     Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync, ..defaults }
 }
 
+/// Makes the log an empty one behind `base`, and opens it.
+pub(super) fn replace_log(setup: &Setup, links: &Links, base: (u64, u64)) -> Result<Log, LogError> {
+    let [index, term] = <[u64; 2]>::from(base);
+    replacer(setup, links)(Position { index, term })
+}
+
+/// Opens the log anew, empty, behind an entry.
+pub(super) type Replace = Box<dyn Fn(Position) -> Result<Log, LogError> + Send>;
+
+/// Replaces and opens the log, whenever it is called; the log must not be open.
+pub(super) fn replacer(setup: &Setup, links: &Links) -> Replace {
+    let (directory, options, waker) = (setup.log_directory.clone(), options(setup), links.waker());
+    Box::new(move |base| {
+        crate::log::replace(&SystemDisk, &directory, (base.index, base.term), options.segment_bytes)?;
+        let (log, recovery) = Log::open(&directory, options.clone(), waking(waker.clone()))?;
+        log::info!("log {}: {recovery}", directory.display());
+        Ok(log)
+    })
+}
+
 fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
-    let waker = links.waker();
+    waking(links.waker())
+}
+
+fn waking(waker: Arc<Waker>) -> Box<dyn Fn() + Send + Sync> {
     Box::new(move || {
         if let Err(error) = waker.wake() {
             log::error!("cannot wake the raft thread: {error}");
@@ -70,16 +106,19 @@ fn notify(links: &Links) -> Box<dyn Fn() + Send + Sync> {
 impl Runtime {
     /// Starts a node on a log that was just made.
     fn start_new_node(&mut self, log: Log) -> Result<(), Fatal> {
-        self.start_node(log)?;
+        let on_disk = snapshots::beside(&self.setup, &self.world.links, log).map_err(Fatal::Start)?;
+        self.start_node(on_disk)?;
         let port = self.world.links.feed_port();
         self.world.bridge.tell_main(ToMain::Follow { port });
         Ok(())
     }
 
     /// Starts the node that the log describes.
-    pub(super) fn start_node(&mut self, log: Log) -> Result<(), Fatal> {
+    pub(super) fn start_node(&mut self, on_disk: OnDisk) -> Result<(), Fatal> {
+        let OnDisk { log, store, snapshot } = on_disk;
         let identity = log.identity().clone();
-        let (entries, members) = read_back(&log)?;
+        let (entries, members) = read_back(&log, snapshot.as_ref())?;
+        let (index, term) = log.base();
         if !log.is_trusted() {
             log::warn!(
                 "the end of this log was cut off, with entries that may have been acknowledged: this node does not \
@@ -94,21 +133,39 @@ impl Runtime {
             seed: u64::from_str_radix(&random_hex(8), 16).expect("hex"),
             hard_state: log.hard_state(),
             trusted: log.is_trusted(),
+            base: Position { index, term },
             entries,
+            snapshot,
             members,
             feed_token: self.setup.feed_token.clone(),
         };
         self.world.log = Some(log);
+        let worker = Worker::start(store, self.world.links.waker());
+        self.world.snapshots =
+            Some(worker.map_err(|error| Fatal::Start(format!("cannot start a thread: {error}")))?);
         self.world.configure(&self.setup.settings);
         let Identity { cluster_id, node_id, secret } = identity;
         self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
         self.durable = 0;
-        self.node = Some(Node::new(start, &mut self.world));
+        let mut node = Node::new(start, &mut self.world);
+        node.report_now(&mut self.world); // before anybody is told that there is a cluster
+                                          // A dump that was finished while the process was being killed.
+        if let Ok(directory) = std::env::current_dir() {
+            self.world
+                .snapshot(Job::Discard { file: directory.join(dump_name(node.cluster_id(), node.id())) });
+        }
+        self.node = Some(node);
         Ok(())
     }
 
-    /// Creates a cluster with this node as its only member.
-    pub(super) fn init(&mut self, ticket: Ticket, cluster_id: Option<String>) -> Result<(), Fatal> {
+    /// Creates a cluster with this node as its only member. Data that the server holds becomes its first snapshot, in
+    /// place of the first entry; that takes a dump first.
+    pub(super) fn init(
+        &mut self,
+        ticket: Ticket,
+        cluster_id: Option<String>,
+        with_data: bool,
+    ) -> Result<(), Fatal> {
         let member = Member {
             voting: true,
             address: self.setup.address.clone(),
@@ -118,22 +175,66 @@ impl Runtime {
         getrandom::fill(&mut secret).expect("the system has random numbers: the links needed them at load");
         let id = self.own_id();
         let cluster_id = cluster_id.unwrap_or_else(|| random_hex(16));
-        let identity = Identity { cluster_id, node_id: id, secret };
-        let payload = Bytes::from(Members(BTreeMap::from([(id, member)])).encode());
-        let first = Entry::new(1, 1, Kind::Membership, payload);
-        match self.create_log(identity, vec![first]) {
+        let members = Members(BTreeMap::from([(id, member)]));
+        let founding = Founding { ticket, identity: Identity { cluster_id, node_id: id, secret }, members };
+        if with_data {
+            let file = dump_name(&founding.identity.cluster_id, id);
+            self.world.bridge.tell_main(ToMain::Snapshot { epoch: 0, attempt: 0, file });
+            self.founding = Some(founding);
+            return Ok(());
+        }
+        let first = Entry::new(1, 1, Kind::Membership, Bytes::from(founding.members.encode()));
+        let log = self.create_log(founding.identity, Some(HardState { term: 1, vote: None }), vec![first]);
+        self.founded(founding.ticket, log.map_err(|error| error.to_string()))
+    }
+
+    /// The dump of the server's data is there. Until the log begins behind it there is no cluster: a restart in between
+    /// sets the directory aside.
+    pub(super) fn found_with_data(&mut self, file: PathBuf) -> Result<(), Fatal> {
+        let Some(Founding { ticket, identity, members }) = self.founding.take() else { return Ok(()) };
+        let (cluster_id, node_id) = (identity.cluster_id.clone(), identity.node_id);
+        let log = self.create_log(identity, Some(HardState { term: 1, vote: None }), Vec::new());
+        let draft = Draft { index: 1, term: 1, members: members.encode().into(), used_ids: vec![node_id] };
+        let log = log.map_err(|error| error.to_string()).and_then(|log| {
+            let opened = Store::open(std::sync::Arc::new(SystemDisk), &self.setup.log_directory, &cluster_id);
+            let (mut store, _) = opened.map_err(|error| error.to_string())?;
+            if let Some(Done::Kept { result: Err(error) }) = store.run(Job::Keep { source: file, draft }) {
+                return Err(error.to_string());
+            }
+            drop(log);
+            replace_log(&self.setup, &self.world.links, (1, 1)).map_err(|error| error.to_string())
+        });
+        self.founded(ticket, log)
+    }
+
+    /// The server's data could not be dumped: there is no cluster.
+    pub(super) fn founding_failed(&mut self, reason: String) {
+        if let Some(Founding { ticket, .. }) = self.founding.take() {
+            self.world
+                .bridge
+                .answer(ticket, Answer::Refused(format!("this server's data cannot be saved: {reason}")));
+        }
+    }
+
+    fn founded(&mut self, ticket: Ticket, log: Result<Log, String>) -> Result<(), Fatal> {
+        match log {
             Ok(log) => {
                 // Answered after `Follow` is told: the main thread then lets no other client wait meanwhile.
                 let cluster_id = log.identity().cluster_id.clone();
                 self.start_new_node(log)?;
                 self.world.bridge.answer(ticket, Answer::Created { cluster_id });
-                Ok(())
             }
-            Err(error) => {
-                self.world.bridge.answer(ticket, Answer::Refused(error.to_string()));
-                Ok(())
+            Err(reason) => {
+                // What was begun is no cluster; it is set aside, so that INIT can be tried again.
+                if Log::exists(&self.setup.log_directory) {
+                    if let Err(error) = set_aside(&self.setup.log_directory) {
+                        log::error!("{error}");
+                    }
+                }
+                self.world.bridge.answer(ticket, Answer::Refused(reason));
             }
         }
+        Ok(())
     }
 
     fn own_id(&mut self) -> NodeId {
@@ -144,11 +245,15 @@ impl Runtime {
     }
 
     /// Makes the log with its first entries, all on disk, and opens it as any later start does.
-    fn create_log(&mut self, identity: Identity, entries: Vec<Entry>) -> Result<Log, LogError> {
+    fn create_log(
+        &mut self,
+        identity: Identity,
+        hard_state: Option<HardState>,
+        entries: Vec<Entry>,
+    ) -> Result<Log, LogError> {
         let directory = &self.setup.log_directory;
         let mut log = Log::create(directory, identity, options(&self.setup), notify(&self.world.links))?;
-        if !entries.is_empty() {
-            let hard_state = Some(HardState { term: 1, vote: None });
+        if hard_state.is_some() {
             log.submit(WriteRequest { id: 1, hard_state, entries, ..WriteRequest::default() });
             while log.durable()? < 1 {
                 std::thread::sleep(Duration::from_millis(1));
@@ -204,7 +309,7 @@ impl Runtime {
         };
         let Invitation { id, cluster_id, secret, members } = invitation;
         // The first entry of the log comes from the leader; until then the members are what we were told.
-        match self.create_log(Identity { cluster_id, node_id: id, secret }, Vec::new()) {
+        match self.create_log(Identity { cluster_id, node_id: id, secret }, None, Vec::new()) {
             Ok(log) => {
                 self.start_new_node(log)?;
                 let node = self.node.as_mut().expect("just started");
@@ -220,7 +325,7 @@ impl Runtime {
 }
 
 /// Refuses a log that only other nodes could make whole, when there is none.
-pub fn check(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
+pub fn check(directory: &Path, log: &Log, snapshot: Option<&About>, holes: &[Hole]) -> Result<(), Fatal> {
     let refuse = |hole: &Hole, reason| {
         let (hole, directory) = (Box::new(hole.clone()), directory.to_path_buf());
         Err(Fatal::Unhealable { hole, reason, directory })
@@ -231,7 +336,7 @@ pub fn check(directory: &Path, log: &Log, holes: &[Hole]) -> Result<(), Fatal> {
     if let Some(hole) = holes.iter().find(|hole| hole.kind == Kind::Membership) {
         return refuse(hole, "it said who the members are, so that nobody can be asked for it");
     }
-    let (_, members) = read_back(log)?;
+    let (_, members) = read_back(log, snapshot)?;
     let (_, members) = members.last().expect("holds at least what is in force without any entry");
     match holes.first() {
         _ if has_another_voter(members, log.identity().node_id) => Ok(()),
@@ -247,9 +352,13 @@ fn has_another_voter(members: &Members, own: NodeId) -> bool {
 /// What the core and the driver need of every entry.
 pub type ReadBack = (Vec<EntryMeta>, Vec<(u64, Members)>);
 
-pub fn read_back(log: &Log) -> Result<ReadBack, Fatal> {
+pub fn read_back(log: &Log, snapshot: Option<&About>) -> Result<ReadBack, Fatal> {
     let mut entries = Vec::with_capacity((log.last_index() + 1 - log.first_index()) as usize);
-    let mut members = vec![(0, Members::default())];
+    // What the snapshot says holds at its entry; before, only committed changes can differ, which are not asked for.
+    let known = snapshot.map_or(Ok(Members::default()), |about| Members::decode(&about.members));
+    let known = known.map_err(|error| Fatal::Start(format!("the newest snapshot: {error}")))?;
+    let first = if log.base().0 == 0 { Members::default() } else { known };
+    let mut members = vec![(log.base().0, first)];
     for index in log.first_index()..=log.last_index() {
         let info = log.info(index).expect("index is within the log");
         let meta = match info.kind {

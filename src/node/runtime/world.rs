@@ -1,7 +1,8 @@
 //! The real world: mio sockets, the log on disk, the monotonic clock.
 
-use super::Setup;
-use crate::consensus::NodeId;
+use super::snapshots::Worker;
+use super::{start, Setup};
+use crate::consensus::{NodeId, Position, WriteId};
 use crate::limits::ENTRY_TARGET_BYTES;
 use crate::link::{CaptureRequest, Links, OutFrame};
 use crate::log::{Entry, Hole, Log, LogError, WriteRequest};
@@ -10,15 +11,21 @@ use crate::node::report::{LogReport, PeerReport};
 use crate::node::settings::Settings;
 use crate::node::status::Latency;
 use crate::node::{wire, Damage, World};
+use crate::snapshot::Job;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) struct RealWorld {
     pub links: Links,
     pub bridge: Arc<Bridge>,
     pub log: Option<Log>,
+    pub snapshots: Option<Worker>,
+    /// Opens the log anew, empty, behind an entry.
+    replace: start::Replace,
+    /// The last write that this log was given.
+    submitted: WriteId,
     started: Instant,
     server: SocketAddr,
     capture_secret: String,
@@ -27,10 +34,14 @@ pub(super) struct RealWorld {
 
 impl RealWorld {
     pub fn new(setup: &Setup, links: Links, bridge: Arc<Bridge>) -> RealWorld {
+        let replace = start::replacer(setup, &links);
         RealWorld {
             links,
             bridge,
             log: None,
+            snapshots: None,
+            replace,
+            submitted: 0,
             started: Instant::now(),
             server: setup.server,
             capture_secret: setup.capture_secret.clone(),
@@ -119,6 +130,7 @@ impl World for RealWorld {
     }
 
     fn submit(&mut self, request: WriteRequest) {
+        self.submitted = request.id;
         self.log.as_mut().expect("a node has a log").enqueue(request);
     }
 
@@ -136,6 +148,35 @@ impl World for RealWorld {
 
     fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
         self.log.as_mut().expect("a node has a log").fill(entry)
+    }
+
+    fn purge(&mut self, through: u64) -> u64 {
+        let log = self.log.as_mut().expect("a node has a log");
+        log.purge(through);
+        log.base().0
+    }
+
+    fn settle_log(&mut self) -> Result<WriteId, LogError> {
+        let log = self.log.as_mut().expect("a node has a log");
+        log.start_writing();
+        loop {
+            let durable = log.durable()?;
+            if durable >= self.submitted {
+                return Ok(self.submitted);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn replace_log(&mut self, base: Position) -> Result<(), LogError> {
+        self.log = None;
+        self.log = Some((self.replace)(base)?);
+        self.submitted = 0;
+        Ok(())
+    }
+
+    fn snapshot(&mut self, job: Job) {
+        self.snapshots.as_ref().expect("a node has a snapshot store").submit(job);
     }
 
     fn log_report(&self) -> LogReport {
@@ -165,8 +206,8 @@ impl World for RealWorld {
         self.links.feed_continue(replid);
     }
 
-    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb: Bytes) {
-        self.links.feed_full_resync(replid, offset, rdb);
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64) {
+        self.links.feed_full_resync(replid, offset, rdb_bytes);
     }
 
     fn feed_write(&mut self, bytes: Bytes) {

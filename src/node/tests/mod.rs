@@ -5,6 +5,7 @@ mod following;
 mod handing_over;
 mod healing;
 mod leading;
+mod snapshots;
 mod standing_still;
 mod world;
 
@@ -78,6 +79,8 @@ impl Driven {
             seed: 1,
             hard_state: HardState { term: 1, vote: None },
             trusted,
+            base: Position::default(),
+            snapshot: None,
             entries: world.entries.iter().map(|entry| wire::meta(entry).unwrap()).collect(),
             members: vec![(0, Members::default()), (1, all)],
             feed_token: b"token".to_vec(),
@@ -88,12 +91,24 @@ impl Driven {
 
     fn turn(&mut self) {
         self.node.turn(&mut self.world).unwrap();
+        if self.node.deadline_us() <= self.world.now_us {
+            self.node.turn(&mut self.world).unwrap();
+            assert!(
+                self.node.deadline_us() > self.world.now_us,
+                "nothing is done, and the thread turns in a loop"
+            );
+        }
         self.take_told();
     }
 
     fn take_told(&mut self) {
         if !self.main_stalled {
             self.world.bridge.take_for_main(&mut self.told);
+        }
+        let asked = self.told.iter().position(|message| matches!(message, ToMain::Empty { .. }));
+        if let Some(ToMain::Empty { load }) = asked.map(|at| self.told.remove(at)) {
+            self.node.on_emptied(&mut self.world, load);
+            self.turn();
         }
     }
 

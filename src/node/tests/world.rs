@@ -1,10 +1,11 @@
 //! The world of paper.
 
-use crate::consensus::NodeId;
+use crate::consensus::{NodeId, Position, WriteId};
 use crate::log::{Entry, Hole, LogError, WriteRequest};
 use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
 use crate::node::{wire, Damage, World};
+use crate::snapshot::Job;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,14 @@ pub struct PaperWorld {
     pub submitted: u64,
     pub fed: Vec<Fed>,
     pub unsent: usize,
+    /// The dataset of the last full resync, and how long it was said to be.
+    pub rdb: Vec<u8>,
+    rdb_wanted: usize,
+    /// `entries` follow this one.
+    pub begins_behind: u64,
+    pub purged: u64,
+    pub replaced: Vec<Position>,
+    pub jobs: Vec<Job>,
     /// Bytes of the local Redis' stream that were not consumed.
     pub captured: Vec<u8>,
     /// Replication id and first byte wanted, for each time that the capture link was opened.
@@ -65,6 +74,12 @@ impl PaperWorld {
             submitted: 0,
             fed: Vec::new(),
             unsent: 0,
+            rdb: Vec::new(),
+            rdb_wanted: 0,
+            begins_behind: 0,
+            purged: 0,
+            replaced: Vec::new(),
+            jobs: Vec::new(),
             captured: Vec::new(),
             captures: Vec::new(),
             capture_stops: 0,
@@ -93,13 +108,13 @@ impl PaperWorld {
 
     /// Index of the last entry of the log.
     pub fn last_index(&self) -> u64 {
-        self.entries.len() as u64
+        self.begins_behind + self.entries.len() as u64
     }
 }
 
 impl PaperWorld {
     fn hole(&self, index: u64) -> Hole {
-        let entry = &self.entries[index as usize - 1];
+        let entry = &self.entries[(index - self.begins_behind) as usize - 1];
         Hole {
             index,
             term: entry.term,
@@ -148,7 +163,7 @@ impl World for PaperWorld {
         self.submitted = request.id;
         self.trust_written |= request.regain_trust;
         if let Some(from) = request.truncate_from {
-            self.entries.truncate(from as usize - 1);
+            self.entries.truncate((from - self.begins_behind) as usize - 1);
             self.damaged.split_off(&from);
         }
         for entry in request.entries {
@@ -162,7 +177,7 @@ impl World for PaperWorld {
         self.unseen.borrow_mut().remove(&index);
         match self.damaged.get(&index) {
             Some(false) if !self.in_memory => Err(LogError::Damaged(Box::new(self.hole(index)))),
-            _ => Ok(self.entries[index as usize - 1].clone()),
+            _ => Ok(self.entries[(index - self.begins_behind) as usize - 1].clone()),
         }
     }
 
@@ -178,12 +193,32 @@ impl World for PaperWorld {
 
     fn fill(&mut self, entry: Entry) -> Result<bool, LogError> {
         let Some(filled) = self.damaged.get_mut(&entry.index) else { return Ok(false) };
-        if self.entries[entry.index as usize - 1] != entry {
+        if self.entries[(entry.index - self.begins_behind) as usize - 1] != entry {
             let (file, index) = (PathBuf::from("1.log"), entry.index);
             return Err(LogError::PayloadChanged { file, index, expected: 1, found: 2 });
         }
         *filled = true;
         Ok(true)
+    }
+
+    fn purge(&mut self, through: u64) -> u64 {
+        self.purged = self.purged.max(through);
+        self.purged
+    }
+
+    fn settle_log(&mut self) -> Result<WriteId, LogError> {
+        Ok(self.submitted)
+    }
+
+    fn replace_log(&mut self, base: Position) -> Result<(), LogError> {
+        self.entries.clear();
+        self.begins_behind = base.index;
+        self.replaced.push(base);
+        Ok(())
+    }
+
+    fn snapshot(&mut self, job: Job) {
+        self.jobs.push(job);
     }
 
     fn log_report(&self) -> LogReport {
@@ -198,12 +233,17 @@ impl World for PaperWorld {
         self.fed.push(Fed::Continue(replid.to_string()));
     }
 
-    fn feed_full_resync(&mut self, replid: &str, offset: u64, _: Bytes) {
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64) {
+        self.rdb_wanted = rdb_bytes as usize;
+        self.rdb.clear();
         self.fed.push(Fed::FullResync(replid.to_string(), offset));
     }
 
     fn feed_write(&mut self, bytes: Bytes) {
-        self.fed.push(Fed::Bytes(bytes));
+        match self.rdb.len() < self.rdb_wanted {
+            true => self.rdb.extend_from_slice(&bytes),
+            false => self.fed.push(Fed::Bytes(bytes)),
+        }
     }
 
     fn feed_unsent(&self) -> usize {

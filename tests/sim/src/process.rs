@@ -8,7 +8,7 @@ use crate::redis::{Kill, Outcome, Server, Turn};
 use crate::store::DIRECTORY;
 use crate::world::SimWorld;
 use bytes::Bytes;
-use redisraft::consensus::NodeId;
+use redisraft::consensus::{NodeId, Position};
 use redisraft::node::bridge::{Answer, ToMain, ToRaft};
 use redisraft::node::settings::Settings;
 use redisraft::node::status::{State, Status};
@@ -87,8 +87,8 @@ impl Process {
     /// Starts the node that the log describes, and tells the server to follow it.
     pub fn start_node(&mut self, seed: u64) -> Result<(), Fatal> {
         let log = self.world.store().log();
-        runtime::check(Path::new(DIRECTORY), log, &log.holes())?;
-        let (entries, members) = runtime::read_back(log)?;
+        runtime::check(Path::new(DIRECTORY), log, None, &log.holes())?;
+        let (entries, members) = runtime::read_back(log, None)?;
         let identity = self.world.store().identity().clone();
         let start = Start {
             id: identity.node_id,
@@ -98,7 +98,9 @@ impl Process {
             seed,
             hard_state: self.world.store().hard_state(),
             trusted: self.world.store().is_trusted(),
+            base: Position::default(),
             entries,
+            snapshot: None,
             members,
             feed_token: self.feed_token.clone(),
         };
@@ -183,6 +185,7 @@ impl Process {
                 world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
             }
             (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
+            (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
             (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
             (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
             (ToRaft::Promoted { epoch, replid, offset }, Some(node)) => {

@@ -428,6 +428,8 @@ impl Simulation {
             Fatal::Promotion(_) => true,
             Fatal::Unhealable { .. } | Fatal::CutAlone { .. } => machine.may_be_damaged,
             Fatal::Capture(_) | Fatal::Entry(_) => false,
+            // No snapshots here yet.
+            Fatal::Start(_) | Fatal::Snapshot(_) | Fatal::SnapshotDamaged { .. } => false,
         };
         assert!(expected, "machine {host} stops without a fault: {fatal}");
         coverage::mark("stopped by its disk");

@@ -5,11 +5,12 @@ use crate::links::{CaptureLink, FeedItem, Links};
 use crate::random::Random;
 use crate::store::Store;
 use bytes::Bytes;
-use redisraft::consensus::NodeId;
+use redisraft::consensus::{NodeId, Position, WriteId};
 use redisraft::log::{Entry, Hole, LogError, WriteRequest};
 use redisraft::node::bridge::Bridge;
 use redisraft::node::report::{LogReport, PeerReport};
 use redisraft::node::{wire, Damage, World};
+use redisraft::snapshot::Job;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct SimWorld {
     pub connected: Vec<NodeId>,
     /// Who was not dialled before.
     pub dialled: Vec<NodeId>,
+    /// Bytes of a dataset that are still to come.
+    rdb_bytes_due: usize,
     /// Bytes that the kernel takes of the feed before the rest counts as unsent.
     pub feed_kernel_bytes: usize,
     /// The process dies when so many calls of this world were made: none of the later ones has an effect.
@@ -77,6 +80,7 @@ impl SimWorld {
             peers: Vec::new(),
             connected: Vec::new(),
             dialled: Vec::new(),
+            rdb_bytes_due: 0,
             feed_kernel_bytes,
             calls_left: Cell::new(None),
         }
@@ -100,6 +104,8 @@ impl SimWorld {
         true
     }
 }
+
+const NO_SNAPSHOTS: &str = "no log grows to the size at which a snapshot is made, and nobody asks for one";
 
 impl World for SimWorld {
     fn now_us(&self) -> u64 {
@@ -161,6 +167,22 @@ impl World for SimWorld {
         self.store.as_mut().expect("a node has a log").fill(entry)
     }
 
+    fn purge(&mut self, _: u64) -> u64 {
+        unreachable!("{NO_SNAPSHOTS}")
+    }
+
+    fn settle_log(&mut self) -> Result<WriteId, LogError> {
+        unreachable!("{NO_SNAPSHOTS}")
+    }
+
+    fn replace_log(&mut self, _: Position) -> Result<(), LogError> {
+        unreachable!("{NO_SNAPSHOTS}")
+    }
+
+    fn snapshot(&mut self, _: Job) {
+        unreachable!("{NO_SNAPSHOTS}")
+    }
+
     fn log_report(&self) -> LogReport {
         LogReport::default()
     }
@@ -175,15 +197,20 @@ impl World for SimWorld {
         }
     }
 
-    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb: Bytes) {
-        assert_eq!(&rdb[..9], b"REDIS0009", "an RDB is sent");
+    fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64) {
         if self.lives() {
+            self.rdb_bytes_due = rdb_bytes as usize;
             self.answer_psync(FeedItem::FullResync { replid: replid.to_string(), offset });
         }
     }
 
     fn feed_write(&mut self, bytes: Bytes) {
         if !self.lives() {
+            return;
+        }
+        if self.rdb_bytes_due > 0 {
+            assert_eq!(&bytes[..9], b"REDIS0009", "an RDB is sent");
+            self.rdb_bytes_due -= bytes.len(); // an empty one: the item before stands for it
             return;
         }
         if let Some(link) = self.links.open_feed().filter(|link| link.streaming) {

@@ -91,10 +91,7 @@ impl Replica {
             Some(FeedItem::FullResync { replid, offset }) => {
                 self.link = Link::Up { number: link.number };
                 self.db = 0;
-                if !on.dataset.is_empty() {
-                    coverage::mark("dataset rolled back");
-                }
-                on.dataset.clear();
+                assert!(on.dataset.is_empty(), "a full resync goes into an emptied dataset");
                 on.stream.restart(replid, offset);
                 *on.has_history = true;
             }

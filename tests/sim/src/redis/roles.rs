@@ -30,6 +30,14 @@ impl Server {
                         self.wake_waiters(turn);
                     }
                 }
+                ToMain::Empty { load } => {
+                    if !self.dataset.is_empty() {
+                        coverage::mark("dataset rolled back");
+                    }
+                    self.dataset.clear();
+                    turn.bridge.tell_raft(ToRaft::Emptied { load });
+                }
+                ToMain::Snapshot { .. } => unreachable!("nobody asks for a snapshot"),
                 ToMain::LeaderChanged => {
                     if leader_elsewhere(&turn.bridge.status()).is_some() {
                         self.wake_waiters(turn);

@@ -1,0 +1,113 @@
+//! The thread that does the work of the snapshot store, so that the raft thread never waits for it; and what a start
+//! makes of the snapshots and the log that it finds.
+
+use super::start;
+use super::Setup;
+use crate::link::Links;
+use crate::log::disk::SystemDisk;
+use crate::log::Log;
+use crate::snapshot::{About, Done, Job, SnapshotError, Store};
+use mio::Waker;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::Arc;
+
+/// The store behind two queues.
+pub(super) struct Worker {
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+}
+
+impl Worker {
+    /// `waker` is used after each answer. The thread ends when this is dropped.
+    pub fn start(mut store: Store, waker: Arc<Waker>) -> Result<Worker, std::io::Error> {
+        let (jobs, work) = channel();
+        let (answer, done) = channel();
+        let run = move || {
+            for job in work {
+                let Some(done) = store.run(job) else { continue };
+                if answer.send(done).is_err() || waker.wake().is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("raft-snapshot".into()).spawn(run)?;
+        Ok(Worker { jobs, done })
+    }
+
+    pub fn submit(&self, job: Job) {
+        // The thread ends only with the process, or after a panic that its hook has shown.
+        if self.jobs.send(job).is_err() {
+            log::error!("the snapshot thread has ended");
+        }
+    }
+
+    pub fn next(&self) -> Option<Done> {
+        self.done.try_recv().ok()
+    }
+}
+
+/// A log with the snapshots beside it.
+pub(super) struct OnDisk {
+    pub log: Log,
+    pub store: Store,
+    pub snapshot: Option<About>,
+}
+
+/// Opens the snapshots beside a log that was just opened, and makes both fit: an installation that was interrupted
+/// between the snapshot and the log is finished.
+///
+/// Errors: what the log begins behind is in no intact snapshot.
+pub(super) fn beside(setup: &Setup, links: &Links, log: Log) -> Result<OnDisk, String> {
+    let directory = &setup.log_directory;
+    let cluster_id = log.identity().cluster_id.clone();
+    let (store, opened) =
+        Store::open(Arc::new(SystemDisk), directory, &cluster_id).map_err(|error| error.to_string())?;
+    for file in &opened.leftovers {
+        log::warn!("removed the half-made snapshot {}", file.display());
+    }
+    let base = log.base();
+    let Some(about) = store.newest().cloned() else {
+        return match (base.0, first(opened.damaged)) {
+            (0, None) => Ok(OnDisk { log, store, snapshot: None }),
+            (0, Some(error)) => {
+                log::error!("{error}. It is not needed: the log holds all entries");
+                Ok(OnDisk { log, store, snapshot: None })
+            }
+            (index, Some(error)) => Err(format!("{error}. The log holds only what follows entry {index}")),
+            (index, None) => Err(format!(
+                "{}: the log begins behind entry {index}, and there is no snapshot of what lies before: restore the \
+                 missing snapshot-*.rdb and its .about, or move the directory away and let this node join anew",
+                directory.display()
+            )),
+        };
+    };
+    for error in &opened.damaged {
+        log::error!("{error}. The snapshot of entry {} is used instead", about.id.index);
+    }
+    if about.id.index < base.0 {
+        let reason = first(opened.damaged).map_or(String::new(), |error| format!("{error}. "));
+        return Err(format!(
+            "{reason}{}: the newest intact snapshot is of entry {}, the log begins behind entry {}: the entries between \
+             are missing; restore the newer snapshot, or move the directory away and let this node join anew",
+            directory.display(),
+            about.id.index,
+            base.0
+        ));
+    }
+    let position = (about.id.index, about.id.term);
+    let held = position == base || log.info(about.id.index).is_some_and(|info| info.term == about.id.term);
+    if held {
+        return Ok(OnDisk { log, store, snapshot: Some(about) });
+    }
+    log::warn!(
+        "the log ends before the snapshot of entry {}, or is another one: it begins anew there",
+        position.0
+    );
+    drop(log);
+    let log = start::replace_log(setup, links, position).map_err(|error| error.to_string())?;
+    Ok(OnDisk { log, store, snapshot: Some(about) })
+}
+
+fn first(damaged: Vec<SnapshotError>) -> Option<SnapshotError> {
+    damaged.into_iter().next()
+}

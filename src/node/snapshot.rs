@@ -1,0 +1,399 @@
+//! Snapshots: when one is made, at which entry, and what becomes of it.
+//!
+//! ```text
+//!   follower: feed  .. entry 900, APPLIED 900, SNAPSHOT 7 ..      the server forks when it runs it: entry 900
+//!   leader:   Snapshot 7 -> BEFORE_SLEEP: fork, MARK 4 31 7       the stream up to the mark is entry 901: when it is
+//!                                                                 committed, the dump is that of entry 901
+//!   Asked ---- forked, position known ----> Saving ---- the file is there, its entry committed and durable ----.
+//!     |                                       |                                                                |
+//!     `------- failed: pause, again ----------+---- position truncated, leadership lost before it was known    v
+//!                                             `---> the file is thrown away                                 Keeping
+//!                                                                        newest; the log is purged  <-----------'
+//! ```
+//!
+//! * N5 A dump is kept as that of an entry only when this entry is committed, of the very term, and durable here.
+//! * N6 The log is purged only of what a durable snapshot holds.
+
+use super::local::{Following, Local};
+use super::members::Members;
+use super::status::SnapshotStatus;
+use super::{Fatal, Node, World};
+use crate::consensus::{Index, Input, NodeId, Position, Role};
+use crate::limits::MAX_USED_IDS;
+use crate::node::bridge::{Answer, Ticket, ToMain};
+use crate::snapshot::{About, Done, Draft, Job, SnapshotError};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// Pause after a snapshot that failed: the first, and the longest after several.
+const RETRY_PAUSE_US: u64 = 1_000_000;
+const MAX_RETRY_PAUSE_US: u64 = 60_000_000;
+/// What the log holds of an entry besides its payload, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 40;
+/// Of `raft.log-max-file-size`, this part is kept in the log behind a snapshot for followers that are close; but not
+/// more than the snapshot itself has bytes: then it is as cheap to send.
+const KEPT_PART: u64 = 8;
+
+/// Name of a dump in the server's directory, which several servers may share.
+pub(super) fn dump_name(cluster_id: &str, id: NodeId) -> String {
+    format!("raft-{cluster_id}-{id}.rdb")
+}
+
+/// A snapshot that is being made.
+struct Making {
+    attempt: u64,
+    started_us: u64,
+    /// The server has forked.
+    forked: bool,
+    /// Entry that the dump is of. On a leader it is known when its mark is read in the stream.
+    position: Option<Position>,
+    /// The server is done.
+    file: Option<PathBuf>,
+    /// It will not be used; only its file is awaited, to be removed.
+    abandoned: bool,
+    /// The store is at work on it.
+    keeping: bool,
+}
+
+pub(super) struct Snapshots {
+    /// Durable, with its sidecar.
+    pub newest: Option<About>,
+    /// All node ids that were ever given out, as far as the log does not tell any more.
+    pub used_ids: BTreeSet<NodeId>,
+    making: Option<Making>,
+    /// Attempts so far, in this process.
+    attempts: u64,
+    retry_at_us: u64,
+    /// One is wanted and waits for `retry_at_us`.
+    put_off: bool,
+    retry_pause_us: u64,
+    /// Administrators who asked for a snapshot and wait for it.
+    waiting: Vec<Ticket>,
+    /// Somebody asked, and nothing has been begun since.
+    asked: bool,
+    /// Bytes that the log has grown by since the newest snapshot.
+    bytes_since: u64,
+    created: u64,
+    pub received: u64,
+    took_us: Option<u64>,
+}
+
+impl Snapshots {
+    pub fn new(newest: Option<About>) -> Snapshots {
+        let used_ids = newest.iter().flat_map(|about| about.used_ids.iter().copied()).collect();
+        Snapshots {
+            newest,
+            used_ids,
+            making: None,
+            attempts: 0,
+            retry_at_us: 0,
+            put_off: false,
+            retry_pause_us: RETRY_PAUSE_US,
+            waiting: Vec::new(),
+            asked: false,
+            bytes_since: 0,
+            created: 0,
+            received: 0,
+            took_us: None,
+        }
+    }
+
+    pub fn newest_index(&self) -> Index {
+        self.newest.as_ref().map_or(0, |about| about.id.index)
+    }
+
+    /// An entry was appended to the log.
+    pub fn grew(&mut self, payload_bytes: usize) {
+        self.bytes_since += payload_bytes as u64 + ENTRY_OVERHEAD_BYTES;
+    }
+
+    /// Nothing of the snapshot under way may be used.
+    pub fn abandon(&mut self) {
+        if let Some(making) = self.making.as_mut().filter(|making| !making.keeping) {
+            making.abandoned = true;
+        }
+    }
+
+    /// The log lost `from` and all after it.
+    pub fn truncated(&mut self, from: Index) {
+        if self.making.as_ref().and_then(|making| making.position).is_some_and(|at| at.index >= from) {
+            self.abandon();
+        }
+    }
+
+    /// A leadership is over: a mark that was not read by now says nothing any more.
+    pub fn leadership_lost(&mut self) {
+        if self.making.as_ref().is_some_and(|making| making.position.is_none()) {
+            self.abandon();
+        }
+    }
+
+    /// The feed begins anew: a command in the old one that was not run by now will not be.
+    pub fn feed_replaced(&mut self) {
+        if self.making.as_ref().is_some_and(|making| making.position.is_some() && !making.forked) {
+            self.making = None;
+            self.asked |= !self.waiting.is_empty();
+        }
+    }
+
+    /// When the next attempt may be made, if one is wanted and had to be put off.
+    pub fn deadline_us(&self) -> u64 {
+        match self.put_off {
+            true => self.retry_at_us,
+            false => u64::MAX,
+        }
+    }
+
+    pub fn status(&self) -> SnapshotStatus {
+        let newest = self.newest.as_ref();
+        SnapshotStatus {
+            filename: newest.map_or(String::new(), About::file_name),
+            last_index: newest.map(|about| about.id.index),
+            last_term: newest.map(|about| about.id.term),
+            size_bytes: newest.map(|about| about.id.bytes),
+            time_secs: self.took_us.map(|us| us / 1_000_000),
+            created: self.created,
+            received: self.received,
+            in_progress: self.making.is_some(),
+        }
+    }
+}
+
+impl Node {
+    /// `RAFT.DEBUG COMPACT`. `wait`: it is answered when the snapshot is there.
+    pub fn on_compact<W: World>(&mut self, world: &mut W, ticket: Ticket, wait: bool) {
+        self.snapshots.asked = true;
+        self.snapshots.retry_at_us = 0;
+        match wait {
+            true => self.snapshots.waiting.push(ticket),
+            false => world.bridge().answer(ticket, Answer::Ok),
+        }
+    }
+
+    /// Begins a snapshot when one is due and can be had, and hands a finished dump to the store.
+    pub(super) fn pump_snapshots<W: World>(&mut self, world: &mut W) {
+        self.snapshots.asked |= self.snapshots.bytes_since > self.settings.log_max_file_bytes;
+        self.snapshots.put_off = false;
+        if self.snapshots.making.is_some() {
+            return self.keep_dump(world);
+        }
+        let now_us = world.now_us();
+        if !self.snapshots.asked || self.is_installing() {
+            return;
+        }
+        match now_us >= self.snapshots.retry_at_us {
+            true => self.begin_snapshot(world, now_us),
+            false => self.snapshots.put_off = true,
+        }
+    }
+
+    fn begin_snapshot<W: World>(&mut self, world: &mut W, now_us: u64) {
+        let file = dump_name(&self.cluster_id, self.id);
+        let attempt = self.snapshots.attempts + 1;
+        let newest = self.snapshots.newest_index();
+        let leads = self.raft.role() == Role::Leader;
+        let position = match &mut self.local {
+            Local::Following(Following { feed: Some(feed), connected: true, loading: None, .. })
+                if !leads =>
+            {
+                let index = feed.next() - 1;
+                if index <= newest {
+                    return self.nothing_to_do(world, index);
+                }
+                let term = self.raft.term_at(index).expect("what is fed is in the log or is its base");
+                let bytes = feed.snapshot(attempt, &file);
+                world.feed_write(bytes);
+                Some(Position { index, term })
+            }
+            Local::Leading(leading) => {
+                if self.raft.last().index <= newest {
+                    return self.nothing_to_do(world, newest);
+                }
+                let epoch = leading.epoch;
+                world.bridge().tell_main(ToMain::Snapshot { epoch, attempt, file });
+                None
+            }
+            // It is about to be one of both, or is being loaded.
+            _ => return,
+        };
+        self.snapshots.attempts = attempt;
+        self.snapshots.asked = false;
+        self.snapshots.making = Some(Making {
+            attempt,
+            started_us: now_us,
+            forked: false,
+            position,
+            file: None,
+            abandoned: false,
+            keeping: false,
+        });
+    }
+
+    /// The newest snapshot holds all that there is: whoever asked has what was asked for.
+    fn nothing_to_do<W: World>(&mut self, world: &mut W, index: Index) {
+        if index < self.raft.commit() {
+            return; // the dataset is on its way there
+        }
+        self.snapshots.asked = false;
+        self.answer_waiting(world, Answer::Ok);
+    }
+
+    /// Whoever waits for a snapshot is told before the role changes: that would end blocked clients without a word.
+    pub(super) fn answer_before_role_change<W: World>(&mut self, world: &mut W) {
+        let text = "this node does not lead any more, and may be making the snapshot still: ask again";
+        self.answer_waiting(world, Answer::Refused(text.to_string()));
+    }
+
+    fn answer_waiting<W: World>(&mut self, world: &mut W, answer: Answer) {
+        for ticket in self.snapshots.waiting.drain(..) {
+            world.bridge().answer(ticket, answer.clone());
+        }
+    }
+
+    /// The mark of attempt `attempt` was read in the stream: all before it is in the log up to `index`.
+    pub(super) fn snapshot_marked(&mut self, attempt: u64, index: Index) {
+        let term = self.raft.term_at(index).expect("the leader's own last entries are in its log");
+        if let Some(making) = self.snapshots.making.as_mut().filter(|making| making.attempt == attempt) {
+            making.position = Some(Position { index, term });
+        }
+    }
+
+    pub fn on_snapshot_forked(&mut self, attempt: u64) {
+        if let Some(making) = self.snapshots.making.as_mut().filter(|making| making.attempt == attempt) {
+            making.forked = true;
+        }
+    }
+
+    /// The server has written the dump.
+    pub fn on_snapshot_saved<W: World>(&mut self, world: &mut W, attempt: u64, file: PathBuf) {
+        match self.snapshots.making.as_mut().filter(|making| making.attempt == attempt) {
+            Some(making) => making.file = Some(file),
+            None => world.snapshot(Job::Discard { file }),
+        }
+    }
+
+    pub fn on_snapshot_failed<W: World>(&mut self, world: &mut W, attempt: u64, reason: &str) {
+        if self.snapshots.making.take_if(|making| making.attempt == attempt).is_some() {
+            self.snapshot_failed(world, reason);
+        }
+    }
+
+    fn snapshot_failed<W: World>(&mut self, world: &mut W, reason: &str) {
+        let pause_us = self.snapshots.retry_pause_us;
+        log::error!("no snapshot was made, trying again in {} s: {reason}", pause_us / 1_000_000);
+        self.snapshots.retry_pause_us = (pause_us * 2).min(MAX_RETRY_PAUSE_US);
+        self.snapshots.retry_at_us = world.now_us() + pause_us;
+        self.answer_waiting(world, Answer::Refused(format!("no snapshot was made: {reason}")));
+        self.report_now(world);
+    }
+
+    /// The dump is there: it is kept as soon as its entry is decided and durable (N5).
+    fn keep_dump<W: World>(&mut self, world: &mut W) {
+        let Some(making) = self.snapshots.making.as_mut().filter(|making| !making.keeping) else { return };
+        let Some(file) = making.file.clone() else { return };
+        if making.abandoned {
+            self.snapshots.making = None;
+            world.snapshot(Job::Discard { file });
+            // Nothing failed; whoever waits gets another one.
+            self.snapshots.asked = true;
+            return;
+        }
+        let Some(position) = making.position else { return };
+        if self.snapshots.newest.as_ref().is_some_and(|newest| newest.id.index >= position.index) {
+            making.abandoned = true; // a peer's has come meanwhile
+            return self.keep_dump(world);
+        }
+        if position.index > self.committed || position.index > self.raft.durable() {
+            return;
+        }
+        assert_eq!(
+            self.raft.term_at(position.index),
+            Some(position.term),
+            "N5: entry {position:?} was decided, and is another one"
+        );
+        making.keeping = true;
+        let draft = Draft {
+            index: position.index,
+            term: position.term,
+            members: Bytes::from(self.members_at(position.index).encode()),
+            used_ids: self.used_ids(),
+        };
+        world.snapshot(Job::Keep { source: file, draft });
+    }
+
+    /// The members in force at `index`, which is not before the log.
+    pub(super) fn members_at(&self, index: Index) -> &Members {
+        let known = self.member_history.iter().rev().find(|(at, _)| *at <= index);
+        &known.expect("the history begins at or before the log").1
+    }
+
+    fn used_ids(&self) -> Vec<NodeId> {
+        let mut ids = self.snapshots.used_ids.clone();
+        ids.extend(self.member_history.iter().flat_map(|(_, members)| members.0.keys().copied()));
+        ids.into_iter().take(MAX_USED_IDS).collect()
+    }
+
+    /// The store has done a job.
+    pub fn on_snapshot_done<W: World>(&mut self, world: &mut W, done: Done) -> Result<(), Fatal> {
+        match done {
+            Done::Kept { result } => self.dump_kept(world, result),
+            Done::Read { reader, id, offset, result } => self.on_part_read(world, reader, id, offset, result),
+            Done::Parted { id, through, result } => self.on_part_written(world, id, through, result),
+        }
+    }
+
+    fn dump_kept<W: World>(
+        &mut self,
+        world: &mut W,
+        result: Result<About, SnapshotError>,
+    ) -> Result<(), Fatal> {
+        let making = self.snapshots.making.take().expect("a dump is kept once, while it is being made");
+        match result {
+            Err(error) => {
+                self.snapshot_failed(world, &error.to_string());
+                Ok(())
+            }
+            Ok(about) => {
+                let took_us = world.now_us() - making.started_us;
+                let id = about.id;
+                log::info!("snapshot of entry {}: {} bytes in {} ms", id.index, id.bytes, took_us / 1000);
+                self.snapshots.took_us = Some(took_us);
+                self.snapshots.created += 1;
+                self.snapshots.retry_pause_us = RETRY_PAUSE_US;
+                self.has_snapshot(about);
+                self.compact_log(world)?;
+                self.report_now(world); // before whoever asked looks
+                self.answer_waiting(world, Answer::Ok);
+                Ok(())
+            }
+        }
+    }
+
+    /// A snapshot is durable.
+    pub(super) fn has_snapshot(&mut self, about: About) {
+        let index = about.id.index;
+        self.snapshots.used_ids.extend(about.used_ids.iter().copied());
+        self.snapshots.newest = Some(about);
+        let entries = self.raft.last().index.saturating_sub(index);
+        self.snapshots.bytes_since = self.raft.bytes_after(index) + entries * ENTRY_OVERHEAD_BYTES;
+    }
+
+    /// The log loses what the newest snapshot holds, but for a part that spares close followers a snapshot (N6).
+    pub(super) fn compact_log<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        let Some(id) = self.snapshots.newest.as_ref().map(|about| about.id) else { return Ok(()) };
+        let kept_bytes = (self.settings.log_max_file_bytes / KEPT_PART).min(id.bytes);
+        let settled = self.committed.min(self.raft.durable());
+        let through = self.raft.leaving(id.index, kept_bytes).min(self.needed_by_peers()).min(settled);
+        if through <= self.raft.base().index {
+            return Ok(());
+        }
+        assert!(through <= id.index, "N6: entry {through} is in no snapshot");
+        let base = world.purge(through);
+        let known = self.member_history.iter().rposition(|(at, _)| *at <= base);
+        self.snapshots.used_ids.extend(self.used_ids());
+        self.member_history.drain(..known.expect("the history begins at or before the log"));
+        self.healing.look_again();
+        self.step(world, Input::Compacted { through: base }, &[])
+    }
+}

@@ -1,0 +1,374 @@
+//! Snapshots on real servers: made, restarted from, sent to followers; members, data types and the user's own dumps
+//! survive them.
+#![cfg(feature = "redis")]
+
+mod cluster;
+
+use std::path::Path;
+
+use cluster::load::Load;
+use cluster::{millis, seconds, serial, wait_for, Cluster, Connection, Fault, Options};
+
+/// A cluster whose logs have small segments, and are compacted by themselves beyond `max_bytes`.
+fn options(size: usize, max_bytes: u64) -> Options {
+    let module_arguments =
+        vec!["log-segment-size=65536".to_string(), format!("log-max-file-size={max_bytes}")];
+    Options { size, module_arguments, ..Options::default() }
+}
+
+const NEVER: u64 = 1 << 40;
+
+/// Something of every type, in two databases, with and without a time to live.
+fn fill(connection: &mut Connection) {
+    for line in [
+        "SET string value",
+        "SET volatile value PX 900000",
+        "RPUSH list a b c",
+        "SADD set a b c",
+        "SADD integers 1 2 3",
+        "HSET hash a 1 b 2",
+        "ZADD sorted 1 a 2 b",
+        "PFADD log a b c",
+        "SETBIT bits 100 1",
+        "GEOADD places 13.36 38.11 Palermo",
+        "XADD stream 1-1 field value",
+        "XADD stream 2-1 field value",
+        "XGROUP CREATE stream group 0",
+        "XREADGROUP GROUP group reader COUNT 1 STREAMS stream >",
+        "SELECT 3",
+        "SET elsewhere value",
+        "EXPIRE elsewhere 1000",
+        "SELECT 0",
+    ] {
+        let reply = connection.run(line);
+        assert!(!reply.is_error(""), "{line}: {reply}");
+    }
+    let code = "#!lua name=library\nredis.register_function('answer', function() return 42 end)";
+    let loaded = connection.call(&["FUNCTION", "LOAD", code]).expect("an answer");
+    assert_eq!(loaded.text(), "library");
+}
+
+/// What `fill` has left, as this node's own dataset has it.
+fn check_filled(cluster: &Cluster, node: usize) {
+    let local = |line: &str| cluster.local(node, line).text();
+    assert_eq!(local("GET string"), "value");
+    assert_eq!(cluster.local(node, "LRANGE list 0 -1").array().len(), 3);
+    assert_eq!(cluster.local(node, "XPENDING stream group").array()[0].integer(), 1);
+    let left_ms = cluster.local(node, "PTTL volatile").integer();
+    assert!(left_ms > 500_000 && left_ms <= 900_000, "{left_ms} ms to live");
+    let mut connection = cluster.connect(node);
+    let info = connection.run("INFO keyspace").text();
+    assert!(info.contains("db3:keys=1,expires=1"), "{info}");
+    assert_eq!(cluster.local(node, "FUNCTION LIST").array().len(), 1);
+}
+
+fn compact(cluster: &Cluster, node: usize) {
+    let reply = cluster.connect(node).run("RAFT.DEBUG COMPACT");
+    assert!(reply.is_ok(), "COMPACT on node {node}: {reply}");
+}
+
+fn write_keys(connection: &mut Connection, from: usize, count: usize) {
+    for at in from..from + count {
+        let key = format!("key:{}", at % 500);
+        let reply = connection.call(&["SET", &key, &format!("{at}:{}", "v".repeat(500))]).expect("an answer");
+        assert!(reply.is_ok(), "{reply}");
+    }
+}
+
+/// Names of the server's directory that a snapshot may have left there.
+fn dumps(directory: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(directory).expect("list");
+    let names = names.map(|item| item.expect("list").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.ends_with(".rdb")).collect()
+}
+
+#[test]
+fn a_node_alone_compacts_its_log_and_restarts_from_the_snapshot() {
+    let _serial = serial(seconds(90));
+    let mut cluster = Cluster::start_with(&options(1, NEVER));
+    let mut connection = cluster.connect(0);
+    fill(&mut connection);
+    write_keys(&mut connection, 0, 1000);
+    compact(&cluster, 0);
+    let info = cluster.info(0);
+    assert_eq!(info["raft_snapshots_created"], "1", "{info:?}");
+    assert_eq!(info["raft_snapshot_last_idx"], info["raft_commit_index"]);
+    let entries: u64 = info["raft_log_entries"].parse().expect("a number");
+    assert!(entries < 500, "{entries} entries are left in the log");
+    assert_eq!(dumps(cluster.server(0).directory()), [""; 0], "nothing is left beside the user's dumps");
+    for round in 0..2 {
+        write_keys(&mut cluster.connect(0), 1000 + 10 * round, 10);
+        let before = cluster.digest(0);
+        cluster.kill(0);
+        cluster.restart(0);
+        cluster.leader();
+        assert_eq!(cluster.wait_converged(), before);
+        check_filled(&cluster, 0);
+        let id = cluster.id(0);
+        compact(&cluster, 0);
+        assert_eq!(cluster.id(0), id, "members survive a snapshot of a snapshot");
+    }
+    compact(&cluster, 0);
+    assert_eq!(cluster.number(0, "raft_snapshots_created"), 1, "nothing new, no new snapshot");
+}
+
+#[test]
+fn leaders_and_followers_compact_while_clients_write() {
+    let _serial = serial(seconds(120));
+    let mut cluster = Cluster::start_with(&options(3, 150_000));
+    let leader = cluster.leader();
+    fill(&mut cluster.connect(leader));
+    let load = Load::start(&cluster.ports(), 4);
+    for node in 0..3 {
+        wait_for("three snapshots", seconds(60), || {
+            cluster
+                .try_info(node)
+                .is_ok_and(|info| info["raft_snapshots_created"].parse::<u64>().is_ok_and(|count| count >= 3))
+        });
+    }
+    let report = load.stop();
+    assert_eq!(cluster.leader(), leader, "nobody lost leadership over it");
+    cluster.wait_converged();
+    let mut client = cluster.client();
+    report.verify(&mut |command| client.repeat(command));
+    for node in 0..3 {
+        check_filled(&cluster, node);
+        let entries = cluster.number(node, "raft_log_entries");
+        assert!(entries < cluster.number(node, "raft_current_index"), "node {node} holds {entries} entries");
+        assert_eq!(dumps(cluster.server(node).directory()), [""; 0]);
+    }
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    for node in 0..3 {
+        cluster.restart(node);
+    }
+    cluster.leader();
+    cluster.wait_converged();
+    let mut client = cluster.client();
+    report.verify(&mut |command| client.repeat(command));
+    (0..3).for_each(|node| check_filled(&cluster, node));
+}
+
+#[test]
+fn a_follower_that_was_away_comes_back_by_a_snapshot_and_then_entries() {
+    let _serial = serial(seconds(120));
+    let mut cluster = Cluster::start_with(&options(3, 150_000));
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    fill(&mut cluster.connect(leader));
+    cluster.kill(follower);
+    let load = Load::start(&cluster.ports(), 4);
+    let created = cluster.number(leader, "raft_snapshots_created");
+    wait_for("several compactions", seconds(60), || {
+        cluster.number(leader, "raft_snapshots_created") >= created + 4
+    });
+    cluster.restart(follower);
+    wait_for("a snapshot from the leader", seconds(30), || {
+        cluster.try_info(follower).is_ok_and(|info| info["raft_snapshots_received"] != "0")
+    });
+    wait_for("entries after it", seconds(30), || {
+        cluster.try_info(follower).is_ok_and(|info| {
+            let applied: u64 = info["raft_last_applied_index"].parse().expect("a number");
+            let snapshot: u64 = info["raft_snapshot_last_idx"].parse().unwrap_or(u64::MAX);
+            info["raft_state"] == "up" && applied > snapshot
+        })
+    });
+    let report = load.stop();
+    cluster.wait_converged();
+    check_filled(&cluster, follower);
+    let mut connection = cluster.connect(follower);
+    report.verify(&mut |command| {
+        let local: Vec<&str> = ["RAFT.DEBUG", "EXEC"].iter().chain(command).copied().collect();
+        connection.call(&local).expect("a read of the node's own dataset")
+    });
+    let received = cluster.number(follower, "raft_snapshots_received");
+    assert!(received <= 3, "{received} snapshots: it went round in circles");
+    cluster.kill(leader);
+    cluster.leader();
+    let mut client = cluster.client();
+    report.verify(&mut |command| client.repeat(command));
+}
+
+#[test]
+fn a_new_member_is_brought_a_snapshot_and_keeps_its_members_over_a_restart() {
+    let _serial = serial(seconds(90));
+    let mut cluster = Cluster::start_apart(&options(3, NEVER));
+    assert!(cluster.connect(0).run("RAFT.CLUSTER INIT").text().starts_with("OK"));
+    fill(&mut cluster.connect(0));
+    write_keys(&mut cluster.connect(0), 0, 1000);
+    compact(&cluster, 0);
+    for node in 1..3 {
+        let joined = cluster.connect(node).run(&format!("RAFT.CLUSTER JOIN 127.0.0.1:{}", cluster.port(0)));
+        assert!(joined.is_ok(), "{joined}");
+    }
+    cluster.wait_voting(3);
+    cluster.wait_converged();
+    for node in 1..3 {
+        assert_eq!(cluster.number(node, "raft_snapshots_received"), 1);
+        check_filled(&cluster, node);
+    }
+    (0..3).for_each(|node| compact(&cluster, node));
+    (0..3).for_each(|node| cluster.kill(node));
+    (0..3).for_each(|node| cluster.restart(node));
+    cluster.wait_voting(3);
+    cluster.wait_converged();
+    (0..3).for_each(|node| check_filled(&cluster, node));
+}
+
+#[test]
+fn init_makes_the_servers_data_the_first_snapshot() {
+    let _serial = serial(seconds(90));
+    let server_arguments = Some("--dbfilename own.rdb".to_string());
+    let mut cluster = Cluster::start_apart(&Options { size: 2, server_arguments, ..options(2, NEVER) });
+    // Data from before the module: a plain server's dump, which this one loads at start.
+    cluster.server(0).kill();
+    let path = cluster.server(0).directory().join("own.rdb");
+    let plain = cluster::Server::start(cluster::Setup::plain().server_arguments("--dbfilename own.rdb"));
+    let mut connection = plain.connect();
+    fill(&mut connection);
+    assert!(connection.run("SAVE").is_ok());
+    std::fs::copy(plain.directory().join("own.rdb"), &path).expect("copy");
+    cluster.restart(0);
+    assert!(cluster.connect(0).run("GET string").is_error("NOCLUSTER"));
+    let created = cluster.connect(0).run("RAFT.CLUSTER INIT");
+    assert!(created.text().starts_with("OK"), "{created}");
+    wait_for("the data", seconds(15), || cluster.connect(0).run("GET string").text() == "value");
+    check_filled(&cluster, 0);
+    assert_eq!(cluster.info(0)["raft_snapshot_last_idx"], "1");
+    write_keys(&mut cluster.connect(0), 0, 10);
+    let joined = cluster.connect(1).run(&format!("RAFT.CLUSTER JOIN 127.0.0.1:{}", cluster.port(0)));
+    assert!(joined.is_ok(), "{joined}");
+    cluster.wait_voting(2);
+    cluster.wait_converged();
+    check_filled(&cluster, 1);
+    (0..2).for_each(|node| cluster.kill(node));
+    (0..2).for_each(|node| cluster.restart(node));
+    cluster.wait_voting(2);
+    cluster.wait_converged();
+    (0..2).for_each(|node| check_filled(&cluster, node));
+}
+
+#[test]
+fn a_users_own_dumps_and_their_name_are_not_touched() {
+    let _serial = serial(seconds(60));
+    let mut cluster = Cluster::start_with(&options(1, NEVER));
+    let mut connection = cluster.connect(0);
+    write_keys(&mut connection, 0, 10);
+    let name = connection.run("CONFIG GET dbfilename").array()[1].text();
+    assert!(connection.run("SAVE").is_ok());
+    let own = cluster.server(0).directory().join(&name);
+    let before = std::fs::read(&own).expect("the user's dump");
+    write_keys(&mut connection, 10, 10);
+    compact(&cluster, 0);
+    assert_eq!(std::fs::read(&own).expect("the user's dump"), before);
+    assert_eq!(connection.run("CONFIG GET dbfilename").array()[1].text(), name);
+    wait_for("the server to be free for a dump", seconds(5), || {
+        std::thread::sleep(millis(50));
+        connection.run("BGSAVE").text().starts_with("Background saving started")
+    });
+    write_keys(&mut connection, 20, 10);
+    wait_for("the user's dump", seconds(5), || {
+        connection.run("INFO persistence").text().contains("rdb_bgsave_in_progress:0")
+    });
+    compact(&cluster, 0);
+    assert_ne!(std::fs::read(&own).expect("the user's dump"), before);
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_compaction_or_an_installation_loses_nothing() {
+    let _serial = serial(seconds(240));
+    let mut cluster = Cluster::start_with(&options(3, 60_000));
+    let load = Load::start(&cluster.ports(), 4);
+    load.wait_for_more(300);
+    // Compactions come one after the other: a kill at a random moment is a kill at some step of one.
+    for round in 0..cluster::fault_rounds() as u64 {
+        let node = if round % 3 == 2 { cluster.leader() } else { cluster.follower() };
+        let created = cluster.number(node, "raft_snapshots_created");
+        wait_for("the next compaction", seconds(30), || {
+            cluster.try_info(node).is_ok_and(|info| {
+                info["raft_snapshot_in_progress"] == "yes"
+                    || info["raft_snapshots_created"].parse::<i64>().is_ok_and(|count| count > created)
+            })
+        });
+        std::thread::sleep(millis(round * 7 % 60));
+        cluster.kill(node);
+        load.wait_for_more(300);
+        cluster.restart(node);
+        // It needs a snapshot by now; every other time it is killed while it takes it over, too.
+        if round % 2 == 0 {
+            std::thread::sleep(millis(40 + round * 13 % 120));
+            cluster.kill(node);
+            cluster.restart(node);
+        }
+        load.wait_for_more(100);
+    }
+    let report = load.stop();
+    cluster.wait_converged();
+    let mut client = cluster.client();
+    report.verify(&mut |command| client.repeat(command));
+    for node in 0..3 {
+        let mut connection = cluster.connect(node);
+        report.verify(&mut |command| {
+            let local: Vec<&str> = ["RAFT.DEBUG", "EXEC"].iter().chain(command).copied().collect();
+            connection.call(&local).expect("a read of the node's own dataset")
+        });
+        // The server's own half-written files of children that died with it are not the module's to remove.
+        let left = dumps(cluster.server(node).directory());
+        assert!(
+            left.iter().all(|name| name.starts_with("temp-")),
+            "node {node} has left a dump behind: {left:?}"
+        );
+    }
+}
+
+#[test]
+fn a_large_snapshot_goes_on_after_the_link_was_cut_and_disturbs_nobody() {
+    let _serial = serial(seconds(120));
+    let mut cluster = Cluster::start_with(&Options { proxied: true, ..options(3, NEVER) });
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let (ids, term) = (cluster.ids(), cluster.number(leader, "raft_current_term"));
+    cluster.kill(follower);
+    let mut connection = cluster.connect(leader);
+    for at in 0..200 {
+        // Not compressible.
+        let value: String =
+            (0..20_000u32).map(|i| char::from(b'!' + ((i * i + at * 7919 + i * at) % 90) as u8)).collect();
+        assert!(connection.call(&["SET", &format!("large:{at}"), &value]).expect("an answer").is_ok());
+    }
+    compact(&cluster, leader);
+    cluster.restart(follower);
+    for _ in 0..4 {
+        std::thread::sleep(millis(150));
+        cluster.isolate(&ids, follower, Fault::Cut);
+        std::thread::sleep(millis(100));
+        cluster.proxy().heal_all();
+    }
+    wait_for("the snapshot", seconds(60), || {
+        cluster.try_info(follower).is_ok_and(|info| info["raft_snapshots_received"] == "1")
+    });
+    cluster.wait_converged();
+    assert_eq!(cluster.leader(), leader);
+    assert_eq!(cluster.number(leader, "raft_current_term"), term, "no election");
+}
+
+#[test]
+fn a_child_that_outlives_its_server_holds_neither_its_links_nor_its_log() {
+    let _serial = serial(seconds(90));
+    let mut cluster = Cluster::start_with(&options(3, NEVER));
+    let leader = cluster.leader();
+    let mut connection = cluster.connect(leader);
+    write_keys(&mut connection, 0, 200);
+    // The child takes 10 s for its dump.
+    assert!(connection.run("CONFIG SET rdb-key-save-delay 50000").is_ok());
+    assert!(connection.run("RAFT.DEBUG COMPACT ASYNC 1").is_ok());
+    wait_for("the child", seconds(10), || {
+        connection.run("INFO persistence").text().contains("rdb_bgsave_in_progress:1")
+    });
+    std::thread::sleep(millis(200));
+    cluster.kill(leader);
+    let killed = std::time::Instant::now();
+    cluster.leader();
+    assert!(killed.elapsed() < seconds(5), "the others took {:?} to notice", killed.elapsed());
+    cluster.restart(leader);
+    cluster.wait_converged();
+}
