@@ -2,13 +2,9 @@
 //! they have been taken out. All of it is only ever a hint or a request; the log alone decides who is a member.
 
 use super::address::HostPort;
+use super::kinds::{DENIED, FAREWELL, HERE, LEAVE};
 use super::wire::{Encoded, WireError};
 use bytes::Bytes;
-
-const HERE: u8 = 64;
-const LEAVE: u8 = 65;
-const FAREWELL: u8 = 66;
-const DENIED: u8 = 67;
 
 /// Longest reason that is sent, in bytes.
 const MAX_REASON_BYTES: usize = 1024;
@@ -113,16 +109,5 @@ mod tests {
         let frame = encode(&Notice::Denied { reason: "é".repeat(MAX_REASON_BYTES) });
         assert!(frame.header.len() <= MAX_REASON_BYTES);
         assert!(decode(frame.kind, &frame.header, &Bytes::new()).is_ok());
-    }
-
-    /// Kinds are shared by all rooms that send frames: two meanings of one would make one of them unreadable.
-    #[test]
-    fn no_other_frame_has_these_kinds() {
-        for kind in 0..=u8::MAX {
-            let meanings =
-                [is_kind(kind), super::super::fetch::is_kind(kind), super::super::transfer::is_kind(kind)];
-            assert!(meanings.iter().filter(|meant| **meant).count() <= 1, "kind {kind}");
-            assert!(!meanings.contains(&true) || kind > 10, "consensus has kind {kind}");
-        }
     }
 }
