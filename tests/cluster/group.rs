@@ -36,6 +36,7 @@ pub type Info = BTreeMap<String, String>;
 
 /// Running nodes, named by their position from 0.
 pub struct Cluster {
+    options: Options,
     nodes: Vec<Server>,
     proxy: Option<Proxy>,
 }
@@ -82,9 +83,24 @@ impl Cluster {
     pub fn start_apart(options: &Options) -> Self {
         let proxy = options.proxied.then(Proxy::default);
         let nodes = (0..options.size).map(|_| Server::spawn(node_setup(options, proxy.as_ref()))).collect();
-        let mut cluster = Self { nodes, proxy };
+        let mut cluster = Self { options: options.clone(), nodes, proxy };
         cluster.nodes.iter_mut().for_each(Server::wait_ready);
         cluster
+    }
+
+    /// Starts one more server, like the others, and leaves it to the caller to make it a member. Returns its position.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn grow(&mut self) -> usize {
+        self.nodes.push(Server::start(node_setup(&self.options, self.proxy.as_ref())));
+        self.nodes.len() - 1
+    }
+
+    /// Starts a killed node again where clients and peers do not expect it: on other ports.
+    pub fn restart_elsewhere(&mut self, node: usize) {
+        self.nodes[node].move_to(super::free_port());
+        self.nodes[node].restart();
     }
 
     /// Waits until every running node knows a leader and counts `size` voters.
@@ -188,7 +204,8 @@ impl Cluster {
         let (node, leader) = infos.iter().find(|(_, info)| {
             let followed_by =
                 infos.iter().filter(|(_, other)| other.get("raft_leader_id") == info.get("raft_node_id"));
-            is_leader(info) && followed_by.count() > self.nodes.len() / 2
+            let voters = info.get("raft_num_voting_nodes").and_then(|count| count.parse::<usize>().ok());
+            is_leader(info) && voters.is_some_and(|voters| followed_by.count() > voters / 2)
         })?;
         assert!(leader.contains_key("raft_node_id"), "INFO raft names no raft_node_id");
         Some(*node)
