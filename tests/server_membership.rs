@@ -115,7 +115,7 @@ fn a_node_that_is_down_is_removed_and_learns_of_it_when_it_comes_back() {
     let id = cluster.id(follower);
     let third = others(&cluster, follower).into_iter().find(|node| *node != leader).expect("three nodes");
     let live = cluster.id(third);
-    cluster.kill(follower);
+    cluster.kill_noticed(follower);
     let refused = remove(&cluster, leader, live);
     assert!(refused.is_error("ERR ") && refused.text().contains("Start node"), "{refused}");
     let reply = remove(&cluster, leader, id);

@@ -235,6 +235,32 @@ impl Cluster {
         self.nodes[node].kill();
     }
 
+    /// `kill -9`, and waits until every other running member knows that the process is not there.
+    ///
+    /// # Panics
+    /// When they do not notice within 30 s.
+    pub fn kill_noticed(&mut self, node: usize) {
+        let id = format!("id={},", self.id(node));
+        let witnesses: Vec<usize> = self.running().into_iter().filter(|other| *other != node).collect();
+        let line = |cluster: &Self, other: usize| {
+            let info = cluster.try_info(other).ok()?;
+            info.into_values().find(|line| line.starts_with(&id))
+        };
+        let errors = |line: &str| -> u64 {
+            let count = line.split(',').find_map(|field| field.strip_prefix("conn_errors="));
+            count.and_then(|count| count.parse().ok()).unwrap_or(0)
+        };
+        let before: Vec<u64> =
+            witnesses.iter().map(|other| line(self, *other).map_or(0, |line| errors(&line))).collect();
+        self.kill(node);
+        wait_for("the others to notice that a node is gone", CONVERGENCE, || {
+            witnesses.iter().zip(&before).all(|(other, before)| {
+                line(self, *other)
+                    .is_none_or(|line| line.contains("state=disconnected") && errors(&line) > *before)
+            })
+        });
+    }
+
     /// Starts a killed node again.
     pub fn restart(&mut self, node: usize) {
         self.nodes[node].restart();
