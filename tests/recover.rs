@@ -328,7 +328,9 @@ fn damage_is_named_and_nothing_is_made() {
         bytes[at] ^= 0x40;
         std::fs::write(file, bytes).expect("write");
         let before = snapshot(&path);
+        let seen = recover::examine(&system(), &path);
         let result = recover_on(&system(), &path, &[7]);
+        assert_eq!(seen.is_ok(), result.is_ok(), "a dry run sees it, too");
         assert!(result.is_ok() || snapshot(&path) == before, "{name} at {at}");
         result
     };
@@ -368,9 +370,10 @@ fn copy_tree(from: &Path, to: &Path) {
 /// Whatever was left: the old log as it was, in its place or aside, and from there all can be done.
 fn assert_can_go_on(root: &Path, before: &BTreeMap<PathBuf, Vec<u8>>, old: &Entries, what: &str) {
     let path = root.join("log");
-    let aside = std::fs::read_dir(root).expect("list").map(|item| item.expect("an entry").path()).find(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log.before-recovery-"))
-    });
+    let aside =
+        std::fs::read_dir(root).expect("list").map(|item| item.expect("an entry").path()).find(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log.before-recovery-"))
+        });
     let kept = aside.clone().unwrap_or(path.clone());
     let found: BTreeMap<PathBuf, Vec<u8>> = snapshot(&kept)
         .into_iter()

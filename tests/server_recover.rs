@@ -181,7 +181,10 @@ fn what_was_never_committed_is_kept_behind_a_snapshot() {
     assert_eq!(index_of(&log, b"committed-by-anybody"), index);
     let shown = recover(6, &["--single", "--apply"], &log);
     assert!(shown.contains("a snapshot of entry"), "{shown}");
-    assert!(shown.contains("unknown: whether entries") && shown.contains(&format!("..={index} were")), "{shown}");
+    assert!(
+        shown.contains("unknown: whether entries") && shown.contains(&format!("..={index} were")),
+        "{shown}"
+    );
     cluster.restart(leader);
     leader_of(&cluster, &[leader]);
     let check = |client: &mut Client| {

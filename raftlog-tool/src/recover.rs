@@ -198,10 +198,13 @@ fn notes(found: &Found) -> Vec<String> {
     let mut notes = found.damaged_snapshots.clone();
     if let Some(torn) = &found.torn {
         let (bytes, offset, file) = (torn.bytes, torn.offset, torn.file.display());
-        notes.push(format!("{bytes} bytes of {file} at offset {offset} belong to no complete batch: never acknowledged"));
+        notes.push(format!(
+            "{bytes} bytes of {file} at offset {offset} belong to no complete batch: never acknowledged"
+        ));
     }
     if found.damaged_meta_copies > 0 {
-        notes.push(format!("{} of 4 copies of META are damaged; the others serve", found.damaged_meta_copies));
+        notes
+            .push(format!("{} of 4 copies of META are damaged; the others serve", found.damaged_meta_copies));
     }
     if found.snapshot_alone {
         notes.push("an installation of the snapshot was interrupted: the entries of the log lie before it or are others".into());
@@ -233,14 +236,20 @@ fn finish(
     }
     writeln!(output, "interrupted: a recovery of {shown} was complete but for its last step")?;
     if !arguments.apply {
-        writeln!(output, "dry run: nothing was changed; add --apply to put {shown}.recovered/self in its place")?;
+        writeln!(
+            output,
+            "dry run: nothing was changed; add --apply to put {shown}.recovered/self in its place"
+        )?;
         return Ok(CLEAN);
     }
     let Recovered { others, .. } = recovery::finish(disk, directory)?;
     for (id, path) in others {
         writeln!(output, "made: the directory of node {id} is {}", path.display())?;
     }
-    writeln!(output, "done: what was there before is in a directory whose name begins with {shown}.before-recovery-")?;
+    writeln!(
+        output,
+        "done: what was there before is in a directory whose name begins with {shown}.before-recovery-"
+    )?;
     Ok(LOSS)
 }
 
@@ -258,7 +267,10 @@ fn print(directory: &Path, report: &Report, output: &mut Output) -> std::io::Res
     }
     let first = report.first_index;
     match first > *last_index {
-        true => writeln!(output, "found: no entries; the log begins behind entry {last_index} of term {last_term}")?,
+        true => writeln!(
+            output,
+            "found: no entries; the log begins behind entry {last_index} of term {last_term}"
+        )?,
         false => writeln!(output, "found: entries {first}..={last_index}, the last of term {last_term}")?,
     }
     before.members.iter().try_for_each(|member| member.print("found: ", output))?;
@@ -298,7 +310,12 @@ fn print(directory: &Path, report: &Report, output: &mut Output) -> std::io::Res
         writeln!(output, "made: the directory of node {id} is {}", directory.display())?;
     }
     match report.others.is_empty() {
-        true => writeln!(output, "done: start node {} with {}; others can join it", report.node_id, directory.display()),
+        true => writeln!(
+            output,
+            "done: start node {} with {}; others can join it",
+            report.node_id,
+            directory.display()
+        ),
         false => writeln!(output, "done: move each directory to its machine, and start each node once"),
     }
 }

@@ -3,7 +3,9 @@
 use super::error::RecoverError;
 use super::examine::{damaged, Found};
 use crate::log::disk::{Disk, Mode};
-use crate::log::{Entry, HardState, Identity, InlineWriter, Kind, Log, LogError, Options, ReadRecord, Reader, WriteRequest};
+use crate::log::{
+    Entry, HardState, Identity, InlineWriter, Kind, Log, LogError, Options, ReadRecord, Reader, WriteRequest,
+};
 use crate::node::members::Members;
 use crate::snapshot::{About, Done, Job, SnapshotError, Store};
 use bytes::Bytes;

@@ -49,7 +49,7 @@ pub struct Found {
 struct Run {
     term: u64,
     first: u64,
-    /// First entry behind `first` that only a leader makes who knows that `first` is committed.
+    /// The entry behind `first`, if there is one: only a leader that knows that `first` is committed makes it.
     served: Option<u64>,
 }
 
@@ -83,9 +83,7 @@ pub fn examine(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Found, RecoverE
     }
     let position = snapshot.as_ref().map(|about| (about.id.index, about.id.term));
     let mut gathered = Gathered::new(log_base, position.map_or(0, |at| at.0));
-    let end = reader
-        .scan(&mut |read| gathered.take(&read))
-        .map_err(|error| damaged(directory, error))?;
+    let end = reader.scan(&mut |read| gathered.take(&read)).map_err(|error| damaged(directory, error))?;
     if let Some(failure) = gathered.failure {
         return Err(failure);
     }
@@ -100,10 +98,14 @@ pub fn examine(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Found, RecoverE
     if let Some(about) = &snapshot {
         let file = directory.join(about.file_name()).with_extension("about");
         let of_snapshot = Members::decode(&about.members);
-        members = of_snapshot.map_err(|source| RecoverError::Members { file, index: about.id.index, source })?;
+        members =
+            of_snapshot.map_err(|source| RecoverError::Members { file, index: about.id.index, source })?;
         used_ids.extend(about.used_ids.iter().chain(members.0.keys()));
     }
-    let in_log = gathered.memberships.pop().filter(|(index, _)| !snapshot_alone && *index > position.map_or(0, |at| at.0));
+    let in_log = gathered
+        .memberships
+        .pop()
+        .filter(|(index, _)| !snapshot_alone && *index > position.map_or(0, |at| at.0));
     Ok(Found {
         cluster_id,
         node_id: meta.owner.node_id,
@@ -180,12 +182,14 @@ impl Gathered {
                 self.truncations.push(((read.segment_sequence, read.record.offset), index));
                 self.truncate(index);
             }
-            kind @ (RecordType::Normal | RecordType::NoOp | RecordType::Membership) if index > self.base.0 => {
+            kind @ (RecordType::Normal | RecordType::NoOp | RecordType::Membership)
+                if index > self.base.0 =>
+            {
                 self.last_index = index;
                 if index == self.at_snapshot.0 {
                     self.at_snapshot.1 = Some(header.term);
                 }
-                self.count(index, header.term, kind != RecordType::NoOp);
+                self.count(index, header.term);
                 if kind == RecordType::Membership {
                     match Members::decode(read.record.payload) {
                         Ok(members) => {
@@ -205,12 +209,9 @@ impl Gathered {
         ControlFlow::Continue(())
     }
 
-    fn count(&mut self, index: u64, term: u64, served: bool) {
+    fn count(&mut self, index: u64, term: u64) {
         match self.runs.last_mut().filter(|run| run.term == term) {
-            Some(run) if served => {
-                run.served.get_or_insert(index);
-            }
-            Some(_) => {}
+            Some(run) => drop(run.served.get_or_insert(index)),
             None => self.runs.push(Run { term, first: index, served: None }),
         }
     }

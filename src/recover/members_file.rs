@@ -56,9 +56,15 @@ pub fn parse(
         Err(MembersFileError { file: file.to_path_buf(), line, expected: expected.to_string(), found })
     };
     if text.len() > MAX_MEMBERS_FILE_BYTES {
-        return wrong(None, &format!("at most {MAX_MEMBERS_FILE_BYTES} bytes"), format!("{} bytes", text.len()));
+        return wrong(
+            None,
+            &format!("at most {MAX_MEMBERS_FILE_BYTES} bytes"),
+            format!("{} bytes", text.len()),
+        );
     }
-    let Ok(text) = std::str::from_utf8(text) else { return wrong(None, "a text", "bytes that are no UTF-8".into()) };
+    let Ok(text) = std::str::from_utf8(text) else {
+        return wrong(None, "a text", "bytes that are no UTF-8".into());
+    };
     let mut lines: Vec<Line> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let number = Some(number + 1);
@@ -75,7 +81,11 @@ pub fn parse(
                 return wrong(number, "host:port", format!("{address} ({error})"));
             }
             if lines.iter().any(|line| line.address == address || line.peer_address == address) {
-                return wrong(number, "an address of its own", format!("{address}, which stands above already"));
+                return wrong(
+                    number,
+                    "an address of its own",
+                    format!("{address}, which stands above already"),
+                );
             }
         }
         if address == peer_address {
@@ -85,7 +95,9 @@ pub fn parse(
             "new" => None,
             digits => match parse_id(digits) {
                 Some(id) => Some(id),
-                None => return wrong(number, "`new` or an id from 1 to 18446744073709551615", digits.to_string()),
+                None => {
+                    return wrong(number, "`new` or an id from 1 to 18446744073709551615", digits.to_string())
+                }
             },
         };
         if id.is_some() && lines.iter().any(|line| line.id == id) {
@@ -122,7 +134,8 @@ mod tests {
 
     #[test]
     fn members_are_read() {
-        let text = "# the new cluster\n\n  7\t10.0.0.3:6379   10.0.0.3:16379\r\nnew [::1]:1 [::1]:2\n9 a:1 b:1";
+        let text =
+            "# the new cluster\n\n  7\t10.0.0.3:6379   10.0.0.3:16379\r\nnew [::1]:1 [::1]:2\n9 a:1 b:1";
         let line = |id, address: &str, peer_address: &str| Line {
             id,
             address: address.to_string(),

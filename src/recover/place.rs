@@ -83,7 +83,12 @@ pub fn recover(
     let placed = sync(disk, [&kept, directory]).and_then(|()| rename(disk, &made.join(OWN), directory));
     if let Err(error) = placed {
         let reason = error.to_string();
-        return Err(RecoverError::HalfPlaced { made: made.join(OWN), directory: directory.to_path_buf(), kept, reason });
+        return Err(RecoverError::HalfPlaced {
+            made: made.join(OWN),
+            directory: directory.to_path_buf(),
+            kept,
+            reason,
+        });
     }
     Ok(Recovered { kept: Some(kept), others: others(&made)? })
 }
