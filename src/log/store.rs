@@ -78,7 +78,7 @@ impl Log {
         options: Options,
         notify: Notify,
     ) -> Result<Log, LogError> {
-        make(disk.as_ref(), directory, &identity, &options)?;
+        make(disk.as_ref(), directory, &identity, (0, 0), &options)?;
         Ok(Log::open_on(disk, directory, options, notify)?.0)
     }
 
@@ -89,7 +89,18 @@ impl Log {
         identity: Identity,
         options: Options,
     ) -> Result<(Log, InlineWriter), LogError> {
-        make(disk.as_ref(), directory, &identity, &options)?;
+        Log::create_behind(disk, directory, identity, (0, 0), options)
+    }
+
+    /// The same of a log that begins behind an entry (index, term): what lies before is in a snapshot.
+    pub fn create_behind(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        identity: Identity,
+        base: (u64, u64),
+        options: Options,
+    ) -> Result<(Log, InlineWriter), LogError> {
+        make(disk.as_ref(), directory, &identity, base, &options)?;
         let (log, writer, _) = Log::open_inline(disk, directory, options)?;
         Ok((log, writer))
     }
@@ -159,7 +170,7 @@ impl Log {
         let helper = Helper::start(settings, prepared, stats.clone(), on_failure, threads)?;
         let both = (shared.clone(), holes.clone());
         let scrubber = Scrub::new(disk.clone(), directory, both, notify.clone(), scrub.clone());
-        let patience = Patience::new(disk.clone(), shared.closing());
+        let patience = Patience::new(disk.clone(), shared.closing(), options.wait_for_space);
         let writer = LogWriter::new(disk.clone(), directory.to_path_buf(), helper, patience, stats, start)?;
         let log = Log {
             disk,
@@ -382,7 +393,13 @@ impl Drop for Log {
 }
 
 /// The files of a new log.
-fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Options) -> Result<(), LogError> {
+fn make(
+    disk: &dyn Disk,
+    directory: &Path,
+    identity: &Identity,
+    (base_index, base_term): (u64, u64),
+    options: &Options,
+) -> Result<(), LogError> {
     let segment_bytes = checked_segment_bytes(directory, options)?;
     assert!(identity.cluster_id.is_ascii(), "a cluster id is ASCII");
     let cluster_id = identity.cluster_id.as_bytes().try_into();
@@ -394,8 +411,8 @@ fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Option
         },
         secret: identity.secret,
         hard_state: HardState::default(),
-        base_index: 0,
-        base_term: 0,
+        base_index,
+        base_term,
         first_sequence: 1,
         floor_sequence: 1,
         floor_offset: 0,
