@@ -229,7 +229,8 @@ impl<'a> Nemesis<'a> {
             }
             Fault::Join => {
                 let node = self.fleet.spawn()?;
-                Some(Undo::Start(self.join_when_ready(node)))
+                self.join_when_ready(node);
+                Some(Undo::Nothing)
             }
         })
     }
@@ -301,8 +302,8 @@ impl<'a> Nemesis<'a> {
         Some(Undo::Start(node))
     }
 
-    /// The new node asks to join as soon as it answers; for as long as this fault lasts it is left alone.
-    fn join_when_ready(&mut self, node: usize) -> usize {
+    /// The new node asks to join as soon as it answers.
+    fn join_when_ready(&mut self, node: usize) {
         let (port, command) = (self.fleet.port(node), self.fleet.join_command());
         let effects = Arc::clone(&self.effects);
         self.errands.push(std::thread::spawn(move || {
@@ -317,7 +318,6 @@ impl<'a> Nemesis<'a> {
                 std::thread::sleep(TICK);
             }
         }));
-        node
     }
 
     fn break_disk(&mut self, fault: &Fault) -> Undo {
