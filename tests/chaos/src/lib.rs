@@ -14,7 +14,7 @@
 
 pub mod client;
 #[path = "../../cluster/mod.rs"]
-pub mod cluster;
+mod cluster;
 pub mod fleet;
 pub mod nemesis;
 pub mod observer;
