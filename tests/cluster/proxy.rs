@@ -27,9 +27,7 @@ pub enum Fault {
     /// Every byte arrives this much later.
     Delay(Duration),
     /// Now and then a connection ends, at any byte: one of so many times that something has come to be carried on.
-    Tear {
-        one_of: u64,
-    },
+    Tear { one_of: u64 },
 }
 
 /// How often a stalled or idle connection looks for a change of its fault.

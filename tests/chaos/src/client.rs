@@ -216,7 +216,8 @@ impl Client {
     /// Reads all three in one transaction; false if nobody answered.
     pub fn read_all(&mut self, bundle: u32) -> Result<bool> {
         let keys = ['r', 'c', 'l'].map(|kind| key(kind, bundle));
-        let commands: [&[&str]; 3] = [&["GET", &keys[0]], &["GET", &keys[1]], &["LRANGE", &keys[2], "0", "-1"]];
+        let commands: [&[&str]; 3] =
+            [&["GET", &keys[0]], &["GET", &keys[1]], &["LRANGE", &keys[2], "0", "-1"]];
         let (answer, sent) = self.transaction(&commands)?;
         let Answer::Replies(replies) = answer else { return Ok(false) };
         let found = match &replies[..] {

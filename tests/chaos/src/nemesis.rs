@@ -201,8 +201,11 @@ impl<'a> Nemesis<'a> {
             Fault::CutLocal(target, replica) => {
                 let node = self.resolve(target);
                 let whose = if replica { "replica" } else { "master" };
-                let killed =
-                    ask(self.fleet.port(node), &format!("CLIENT KILL TYPE {whose}"), Duration::from_millis(300));
+                let killed = ask(
+                    self.fleet.port(node),
+                    &format!("CLIENT KILL TYPE {whose}"),
+                    Duration::from_millis(300),
+                );
                 matches!(killed, Some(Value::Integer(count)) if count > 0).then_some(Undo::Nothing)
             }
             Fault::Transfer => {
@@ -310,7 +313,8 @@ impl<'a> Nemesis<'a> {
             let deadline = Instant::now() + REPLY;
             while Instant::now() < deadline {
                 if ask(port, "PING", Duration::from_millis(500)).is_some() {
-                    let joined = ask(port, &command, REPLY).is_some_and(|reply| reply.text().starts_with("OK"));
+                    let joined =
+                        ask(port, &command, REPLY).is_some_and(|reply| reply.text().starts_with("OK"));
                     let mut effects = effects.lock().unwrap_or_else(PoisonError::into_inner);
                     *effects.entry("nodes that joined at once").or_default() += u64::from(joined);
                     return;

@@ -104,7 +104,12 @@ impl Crowd {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, record: &'a Arc<Mutex<Record>>, bound: Duration, summary: &'a mut Summary) -> Run<'a> {
+    fn new(
+        plan: &'a Plan,
+        record: &'a Arc<Mutex<Record>>,
+        bound: Duration,
+        summary: &'a mut Summary,
+    ) -> Run<'a> {
         let workload = Arc::new(Mutex::new(Workload::new(plan.expiring_per_mille)));
         Run { plan, record, workload, bound, summary }
     }

@@ -152,3 +152,54 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program says under the shim, and whether it succeeded. `log` is where its disk may fail.
+    fn run(shim: &Path, control: &Control, log: &Path, program: &[&str]) -> (bool, String) {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).env("LD_PRELOAD", shim);
+        let output = command.env("CHAOS_CONTROL", control.path()).env("CHAOS_LOG", log).output();
+        let output = output.expect("the program can be started");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    #[test]
+    fn the_clock_is_shifted_and_syncs_below_the_log_fail() {
+        let home = tempfile::tempdir().expect("a directory");
+        let directory = fs::canonicalize(home.path()).expect("a directory");
+        let shim = build(&directory).expect("the shim is built");
+        let control = Control::create(&directory.join("control")).expect("a control file");
+        let log = directory.join("log");
+        fs::create_dir(&log).expect("a directory");
+
+        let clock = || run(&shim, &control, &log, &["date", "+%s"]).1.parse::<i64>().expect("seconds");
+        let before = clock();
+        control.set_clock(-7_200_000, 0);
+        assert!(clock() < before - 3600, "two hours back");
+        control.set_clock(0, 0);
+        assert!(clock() >= before);
+        assert!(control.done().shifted_times > 0);
+
+        let write = |directory: &Path| {
+            let output = format!("of={}", directory.join("file").display());
+            run(
+                &shim,
+                &control,
+                &log,
+                &["dd", "if=/dev/zero", &output, "bs=4096", "count=1", "conv=fdatasync"],
+            )
+            .0
+        };
+        assert!(write(&log));
+        control.set_sync(Sync::Fails);
+        assert!(!write(&log), "the sync fails");
+        assert!(write(&directory), "elsewhere nothing does");
+        control.set_sync(Sync::Slow { delay_us: 1000 });
+        assert!(write(&log));
+        let done = control.done();
+        assert!(done.failed_syncs > 0 && done.slow_syncs > 0 && done.hung_syncs == 0);
+    }
+}

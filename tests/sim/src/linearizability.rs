@@ -90,13 +90,11 @@ impl Operation {
                 (Some(true) | None, None) => Some(State { register: Some(*value), ..state }),
                 _ => None,
             },
-            Operation::DeleteIfEqual { value, removed } => {
-                match (removed, state.register == Some(*value)) {
-                    (Some(false), false) => Some(state),
-                    (Some(true) | None, true) => Some(State { register: None, ..state }),
-                    _ => None,
-                }
-            }
+            Operation::DeleteIfEqual { value, removed } => match (removed, state.register == Some(*value)) {
+                (Some(false), false) => Some(state),
+                (Some(true) | None, true) => Some(State { register: None, ..state }),
+                _ => None,
+            },
             Operation::AddMember { value } => {
                 Some(State { size: state.size + 1, members: join(state.members, *value), ..state })
             }
@@ -278,9 +276,7 @@ impl Operation {
             Operation::Increment { count } | Operation::WriteAll { count, .. } => {
                 Needs { counter: count.map(|count| count - 1), ..nothing }
             }
-            Operation::Append { length, .. } => {
-                Needs { length: length.map(|length| length - 1), ..nothing }
-            }
+            Operation::Append { length, .. } => Needs { length: length.map(|length| length - 1), ..nothing },
             Operation::ReadAll { register, counter, list } => Needs {
                 register: *register,
                 counter: Some(*counter),
@@ -438,7 +434,8 @@ mod tests {
         assert_eq!(judge(&two_holders), Verdict::Impossible);
         let never_held = [at(1, 2, take(8, Some(false)))];
         assert_eq!(judge(&never_held), Verdict::Impossible);
-        let unknown = [at(1, 0, take(7, None)), at(3, 4, take(8, Some(false))), at(5, 6, give(7, Some(true)))];
+        let unknown =
+            [at(1, 0, take(7, None)), at(3, 4, take(8, Some(false))), at(5, 6, give(7, Some(true)))];
         assert_eq!(judge(&unknown), Verdict::Linearizable, "it was taken");
         let given_late = [fine[0].clone(), at(3, 0, give(7, None)), at(5, 6, take(8, Some(true)))];
         assert_eq!(judge(&given_late), Verdict::Linearizable, "it was given back");
@@ -453,7 +450,10 @@ mod tests {
         let fine = [at(1, 2, add(7)), at(1, 4, add(8)), at(3, 5, all(&[7])), at(6, 7, all(&[8, 7]))];
         assert_eq!(judge(&fine), Verdict::Linearizable);
         assert_eq!(judge(&[at(1, 2, add(7)), at(3, 4, all(&[]))]), Verdict::Impossible);
-        assert_eq!(judge(&[at(1, 0, add(7)), at(3, 4, all(&[])), at(5, 6, all(&[7]))]), Verdict::Linearizable);
+        assert_eq!(
+            judge(&[at(1, 0, add(7)), at(3, 4, all(&[])), at(5, 6, all(&[7]))]),
+            Verdict::Linearizable
+        );
         assert_eq!(judge(&[at(1, 0, add(7)), at(3, 4, all(&[7])), at(5, 6, all(&[]))]), Verdict::Impossible);
         assert_eq!(judge(&[at(1, 2, all(&[9]))]), Verdict::Impossible);
     }
