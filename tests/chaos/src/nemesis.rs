@@ -198,15 +198,14 @@ impl<'a> Nemesis<'a> {
             }
             Fault::ClockJump(target, offset_ms) => Some(self.shift_clock(target, offset_ms, 0)),
             Fault::ClockDrift(target, drift_ppm) => Some(self.shift_clock(target, 0, drift_ppm)),
-            Fault::CutLocal(target, replica) => {
-                let node = self.resolve(target);
-                let whose = if replica { "replica" } else { "master" };
-                let killed = ask(
-                    self.fleet.port(node),
-                    &format!("CLIENT KILL TYPE {whose}"),
-                    Duration::from_millis(300),
-                );
-                matches!(killed, Some(Value::Integer(count)) if count > 0).then_some(Undo::Nothing)
+            Fault::CutLocal(target) => {
+                let port = self.fleet.port(self.resolve(target));
+                let kill = |whose| {
+                    let killed = ask(port, &format!("CLIENT KILL TYPE {whose}"), Duration::from_millis(300));
+                    matches!(killed, Some(Value::Integer(count)) if count > 0)
+                };
+                // A leader's server has a replica, a follower's a master: the module.
+                (kill("replica") || kill("master")).then_some(Undo::Nothing)
             }
             Fault::Transfer => {
                 let leader = self.leader();

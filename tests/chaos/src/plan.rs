@@ -73,8 +73,8 @@ pub enum Fault {
     DiskFull(Target),
     ClockJump(Target, i64),
     ClockDrift(Target, i64),
-    /// `CLIENT KILL TYPE replica` or `master`: the links between the module and its server.
-    CutLocal(Target, bool),
+    /// `CLIENT KILL TYPE replica` and `master`: the link between the module and its server, whichever there is.
+    CutLocal(Target),
     Transfer,
     Compact(Target),
     Shutdown(Target, Ending),
@@ -125,7 +125,7 @@ impl Fault {
             Fault::DiskFull(_) => "full disk",
             Fault::ClockJump(..) => "clock jump",
             Fault::ClockDrift(..) => "clock drift",
-            Fault::CutLocal(..) => "local link",
+            Fault::CutLocal(_) => "local link",
             Fault::Transfer => "transfer",
             Fault::Compact(_) => "compaction",
             Fault::Shutdown(..) => "shutdown",
@@ -166,7 +166,7 @@ impl Fault {
             "full disk" => Fault::DiskFull(target),
             "clock jump" => Fault::ClockJump(target, *random.pick(&[-3_600_000, -500, 500, 3_600_000])),
             "clock drift" => Fault::ClockDrift(target, *random.pick(&[-100_000, 100_000])),
-            "local link" => Fault::CutLocal(target, random.chance(500)),
+            "local link" => Fault::CutLocal(target),
             "transfer" => Fault::Transfer,
             "compaction" => Fault::Compact(target),
             "shutdown" => {
