@@ -37,6 +37,7 @@ struct Node {
     // What is on the disk.
     term: Term,
     vote: Option<NodeId>,
+    promise_us: u64,
     entries: Vec<EntryMeta>,
     writes: VecDeque<Write>,
     held: bool,

@@ -407,7 +407,7 @@ impl Node {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.raft.step(world.now_us(), input, &mut outputs);
         // Before anything leaves that may end it.
-        world.bridge().set_lease(self.raft.lease_until_us());
+        world.bridge().set_lease(self.lease_until_us());
         let result = outputs.drain(..).try_for_each(|output| self.execute(world, output, entries));
         self.outputs = outputs;
         result

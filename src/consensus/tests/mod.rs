@@ -3,6 +3,7 @@
 mod electing;
 mod following;
 mod leading;
+mod leasing;
 mod reading;
 mod replicating;
 mod snapshots;
