@@ -150,9 +150,7 @@ fn leases_keep_registers_linearizable_while_leaders_are_cut_off() {
         let leader = cluster.leader();
         wait_for_lease(&cluster, leader);
         cluster.isolate(&ids, leader, [Fault::Stall, Fault::Cut][round % 2]);
-        wait_for("another leader", seconds(60), || {
-            cluster.find_leader().is_some_and(|node| node != leader)
-        });
+        wait_for("another leader", seconds(60), || cluster.find_leader().is_some_and(|node| node != leader));
         wait_for("operations under a fault", seconds(60), || recorder.len() >= recorded + 100);
         let reply = cluster.connect(leader).call(&["GET", "register:0"]);
         assert!(is_refusal(&reply), "the old leader answers {reply:?}");

@@ -5,6 +5,7 @@ mod following;
 mod handing_over;
 mod healing;
 mod leading;
+mod leasing;
 mod snapshots;
 mod standing_still;
 mod world;
