@@ -113,8 +113,16 @@ impl Node {
         }
     }
 
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handover.current.is_some()
+    }
+
     /// There must not be one under way.
-    fn begin_handover<W: World>(&mut self, world: &W, target: Option<NodeId>) -> Result<(), String> {
+    pub(super) fn begin_handover<W: World>(
+        &mut self,
+        world: &W,
+        target: Option<NodeId>,
+    ) -> Result<(), String> {
         let now_us = world.now_us();
         let chosen = match target {
             Some(id) => self.check_target(id, now_us).map(|()| id)?,
@@ -160,7 +168,7 @@ impl Node {
     }
 
     /// Heard within half an election timeout, which is longer than a heartbeat: see the settings.
-    fn is_reachable(&self, peer: &PeerProgress, now_us: u64) -> bool {
+    pub(super) fn is_reachable(&self, peer: &PeerProgress, now_us: u64) -> bool {
         peer.reachable && now_us.saturating_sub(peer.heard_us) <= self.settings.election_timeout_ms * 500
     }
 
@@ -238,10 +246,15 @@ impl Node {
             return Ok(());
         }
         let last = self.raft.last().index;
-        let target = attempt.target;
-        let matched =
-            self.raft.progress().find(|(peer, _)| *peer == target).map_or(0, |(_, peer)| peer.matched);
-        if let Phase::CatchingUp { goal, since_us } = attempt.phase {
+        let (target, phase) = (attempt.target, attempt.phase);
+        let progress = self.raft.progress().find(|(peer, _)| *peer == target).map(|(_, progress)| progress);
+        let Some(progress) = progress.filter(|progress| self.is_reachable(progress, now_us)) else {
+            self.fail_handover(world, "it is not reachable any more");
+            return Ok(());
+        };
+        let matched = progress.matched;
+        let Some(attempt) = &mut self.handover.current else { return Ok(()) };
+        if let Phase::CatchingUp { goal, since_us } = phase {
             if matched < goal {
                 return Ok(());
             }
