@@ -47,3 +47,4 @@ pub use event::Event;
 pub use frame::{Frame, OutFrame};
 pub use handshake::{PeerIdentity, PROTOCOL_VERSION};
 pub use links::{LinkConfig, Links};
+pub use resolve::{by_the_system, Resolve};

@@ -363,10 +363,12 @@ impl Node {
         let (address, peer_address) = (self.address.clone(), self.peer_address.clone());
         world.send(peer, notices::encode(&Notice::Here { peer_address, address }));
         self.healing_peer_up();
+        self.reports.touch();
         self.step(world, Input::PeerReachable { peer }, &[])
     }
 
     pub fn on_peer_unreachable<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        self.reports.touch();
         self.step(world, Input::PeerUnreachable { peer }, &[])
     }
 

@@ -334,6 +334,19 @@ impl Server {
         self.setup.module = Some(arguments);
     }
 
+    /// The next start is on another port, of which clients and peers are told.
+    pub fn move_to(&mut self, port: u16) {
+        let before = self.setup.port.to_string();
+        let now = port.to_string();
+        let module = self.setup.module.iter_mut().flatten();
+        for argument in self.setup.arguments.iter_mut().chain(module) {
+            if *argument == before || argument.starts_with("addr=") {
+                *argument = argument.replace(&before, &now);
+            }
+        }
+        self.setup.port = port;
+    }
+
     /// A new connection.
     ///
     /// # Panics
