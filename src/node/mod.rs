@@ -27,7 +27,7 @@ pub mod callers;
 pub mod capture;
 mod change;
 pub mod feed;
-mod fetch;
+pub mod fetch;
 mod follow;
 mod handover;
 mod heal;
@@ -43,7 +43,7 @@ mod snapshot;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod transfer;
+pub mod transfer;
 mod watchdog;
 pub mod wire;
 
