@@ -5,13 +5,13 @@
 //! it can be dialled itself. Its place in the cluster is decided by the log alone.
 
 use super::address::HostPort;
+use super::kinds::CALLER;
 use super::members::Members;
 use super::wire::{Encoded, WireError};
 use crate::consensus::NodeId;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-const CALLER: u8 = 48;
 /// Most callers that are kept; more than can join while one node is away.
 const MAX_CALLERS: usize = 32;
 

@@ -3,13 +3,11 @@
 //! They go past the consensus: index and term name an entry for ever, whoever leads. As for all frames, nothing is
 //! believed before it was decoded to its end, and a payload not before its checksum was compared.
 
+use super::kinds::{FETCH, FETCHED};
 use super::wire::{decode_entries, put_entries, Encoded, Fields, WireError};
 use crate::consensus::Position;
 use crate::log::Entry;
 use bytes::Bytes;
-
-const FETCH: u8 = 32;
-const FETCHED: u8 = 33;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {

@@ -238,10 +238,15 @@ impl Node {
             return Ok(());
         }
         let last = self.raft.last().index;
-        let target = attempt.target;
-        let matched =
-            self.raft.progress().find(|(peer, _)| *peer == target).map_or(0, |(_, peer)| peer.matched);
-        if let Phase::CatchingUp { goal, since_us } = attempt.phase {
+        let (target, phase) = (attempt.target, attempt.phase);
+        let progress = self.raft.progress().find(|(peer, _)| *peer == target).map(|(_, progress)| progress);
+        let Some(progress) = progress.filter(|progress| self.is_reachable(progress, now_us)) else {
+            self.fail_handover(world, "it is not reachable any more");
+            return Ok(());
+        };
+        let matched = progress.matched;
+        let Some(attempt) = &mut self.handover.current else { return Ok(()) };
+        if let Phase::CatchingUp { goal, since_us } = phase {
             if matched < goal {
                 return Ok(());
             }

@@ -106,17 +106,27 @@ impl Node {
         }
     }
 
-    /// Reads the stream of effects: entries are proposed, marks become needs.
-    pub(super) fn pump_capture<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
-        if self.handover.is_transferring() && matches!(self.local, Local::Leading(_)) {
-            return Ok(()); // the core would not take it; it is read when the transfer has failed or succeeded
-        }
-        let (Local::Leading(leading) | Local::Draining(leading)) = &mut self.local else { return Ok(()) };
+    /// Opens the link again that broke, and says now and then that this end of it is alive.
+    fn keep_capture_open<W: World>(&mut self, world: &mut W) {
+        let (Local::Leading(leading) | Local::Draining(leading)) = &mut self.local else { return };
         let now_us = world.now_us();
         if leading.reopen_at_us.is_some_and(|at| now_us >= at) {
             leading.reopen_at_us = None;
             world.capture_start(&leading.replid, leading.capture.offset() + 1);
         }
+        if now_us >= leading.acknowledge_at_us {
+            leading.acknowledge_at_us = now_us + ACKNOWLEDGE_PERIOD_US;
+            world.capture_acknowledge(leading.capture.offset());
+        }
+    }
+
+    /// Reads the stream of effects: entries are proposed, marks become needs.
+    pub(super) fn pump_capture<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        self.keep_capture_open(world);
+        if self.handover.is_transferring() && matches!(self.local, Local::Leading(_)) {
+            return Ok(()); // the core would not take it; it is read when the transfer has failed or succeeded
+        }
+        let (Local::Leading(leading) | Local::Draining(leading)) = &mut self.local else { return Ok(()) };
         let mut pieces = Vec::new();
         let mut result: Result<usize, CaptureError> = Ok(0);
         world.capture_read(&mut |bytes| {
@@ -125,10 +135,6 @@ impl Node {
         });
         if result? > 0 {
             leading.reopen_pause_us = REOPEN_PAUSE_US;
-        }
-        if now_us >= leading.acknowledge_at_us {
-            leading.acknowledge_at_us = now_us + ACKNOWLEDGE_PERIOD_US;
-            world.capture_acknowledge(leading.capture.offset());
         }
         match &self.local {
             Local::Leading(_) => self.propose(world, pieces),

@@ -32,6 +32,7 @@ mod follow;
 mod handover;
 mod heal;
 mod install;
+mod kinds;
 mod lead;
 mod load;
 pub mod local;

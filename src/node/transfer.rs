@@ -7,14 +7,11 @@
 //!           -- Part id, offset, bytes -->
 //! ```
 
+use super::kinds::{OFFER, PART, WANT};
 use super::wire::{Encoded, Fields, WireError};
 use crate::snapshot::{About, Id};
 use bytes::Bytes;
 use std::path::Path;
-
-const OFFER: u8 = 48;
-const WANT: u8 = 49;
-const PART: u8 = 50;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {

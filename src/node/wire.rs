@@ -4,6 +4,7 @@
 //! bytes one after the other. Whatever arrives is untrusted until this file has read it to the end: a frame
 //! that is short, long, or whose payload fails its checksum is an error, and the core never sees it.
 
+use super::kinds::*;
 use super::members::Members;
 use crate::consensus::{Body, EntryKind, EntryMeta, Message, Position};
 use crate::limits::{MAX_ENTRIES_PER_MESSAGE, MAX_ENTRY_BYTES};
@@ -12,17 +13,6 @@ use byteorder::{ByteOrder, LittleEndian};
 use bytes::Bytes;
 use std::sync::Arc;
 use thiserror::Error;
-
-const PRE_VOTE: u8 = 1;
-const PRE_VOTE_REPLY: u8 = 2;
-const VOTE: u8 = 3;
-const VOTE_REPLY: u8 = 4;
-const APPEND: u8 = 5;
-const APPENDED: u8 = 6;
-const REFUSED: u8 = 7;
-const TIMEOUT_NOW: u8 = 8;
-const FORGOT: u8 = 9;
-const REMEMBER: u8 = 10;
 
 /// Header bytes of one entry in an AppendEntries: term, kind, length, checksum.
 const ENTRY_HEADER_BYTES: usize = 8 + 1 + 4 + 4;

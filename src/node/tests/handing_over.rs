@@ -190,6 +190,25 @@ fn a_target_that_dies_ends_the_wait_at_once() {
     assert!(refusal(&leader.told()).contains("node 2 is not reachable"));
 }
 
+/// Its link breaks before anybody notices that it is dead, or it says nothing any more.
+#[test]
+fn a_target_that_dies_while_it_catches_up_ends_the_wait_at_once() {
+    for breaks in [true, false] {
+        let mut leader = Driven::leader_of_three();
+        leader.execute(&WRITE);
+        leader.persist();
+        ask(&mut leader, Some(2));
+        assert_eq!(leader.told(), [], "node 2 lacks entry 3");
+        if breaks {
+            leader.node.on_peer_unreachable(&mut leader.world, 2).unwrap();
+        }
+        leader.world.now_us += if breaks { 0 } else { 501_000 };
+        leader.acknowledge_only(3, 3);
+        let told = leader.told();
+        assert!(refusal(&told).contains("not reachable any more") && told.len() == 1, "{told:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_committed_in_time_ends_the_wait() {
     let mut leader = Driven::leader_of_three();

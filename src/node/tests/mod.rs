@@ -91,6 +91,13 @@ impl Driven {
 
     fn turn(&mut self) {
         self.node.turn(&mut self.world).unwrap();
+        if self.node.deadline_us() <= self.world.now_us {
+            self.node.turn(&mut self.world).unwrap();
+            assert!(
+                self.node.deadline_us() > self.world.now_us,
+                "nothing is done, and the thread turns in a loop"
+            );
+        }
         self.take_told();
     }
 
