@@ -67,7 +67,8 @@ fn stream(step: u8, bytes: &[u8]) {
         // All effects of a batch are before its mark; a snapshot is of exactly what is before it.
         for number in 0..got_marks.len() {
             let before = |said: &[Said]| {
-                let end = said.iter().enumerate().filter(|(_, said)| others(said)).nth(number).expect("a mark").0;
+                let end =
+                    said.iter().enumerate().filter(|(_, said)| others(said)).nth(number).expect("a mark").0;
                 effects(&said[..end]).len()
             };
             let (in_stream, in_pieces) = (before(&expected), before(&said));
@@ -97,7 +98,8 @@ fn simple_reading(bytes: &[u8]) -> Vec<Said> {
     let (mut said, mut at, mut database, mut args) = (Vec::new(), 0, 0, Vec::new());
     while let Ok(Some(used)) = parse_command(&bytes[at..], &Limits::STREAM, &mut args) {
         let command = &bytes[at..at + used];
-        let word = |i: usize| args.get(i).map_or(&b""[..], |range: &std::ops::Range<usize>| &command[range.clone()]);
+        let word =
+            |i: usize| args.get(i).map_or(&b""[..], |range: &std::ops::Range<usize>| &command[range.clone()]);
         let number = |i: usize| std::str::from_utf8(word(i)).ok().and_then(|text| text.parse::<u64>().ok());
         at += used;
         match &word(0).to_ascii_uppercase()[..] {
@@ -167,7 +169,8 @@ pub fn seeds() -> Seeds {
         bytes
     };
     let batches = ["SELECT 3", "SET a 1", "MULTI", "INCR b", "EXEC", "RAFT.MARK 7 42", "PING", "SET c 1"];
-    let snapshot = ["SET a 1", "RAFT.MARK 7 2 5", "SELECT 1", "DEL a", "RAFT.MARK 7 0 6", "REPLCONF GETACK *"];
+    let snapshot =
+        ["SET a 1", "RAFT.MARK 7 2 5", "SELECT 1", "DEL a", "RAFT.MARK 7 0 6", "REPLCONF GETACK *"];
     vec![
         ("answers", b"\x00\x04\n+OK\r\n+OK\r\n+CONTINUE\r\n*1\r\n".to_vec()),
         ("refusal", b"\x00\x09-LOADING Redis is loading\r\n".to_vec()),

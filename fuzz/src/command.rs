@@ -25,7 +25,11 @@ pub fn check(data: &[u8]) {
     match whole {
         Ok(Some((length, args))) => complete(bytes, &limits, (length, &args)),
         Ok(None) => {
-            let open = if bytes.first() == Some(&b'*') { limits.max_frame_bytes + 32 } else { limits.max_inline_bytes };
+            let open = if bytes.first() == Some(&b'*') {
+                limits.max_frame_bytes + 32
+            } else {
+                limits.max_inline_bytes
+            };
             assert!(bytes.len() <= open, "{} bytes without a decision", bytes.len());
         }
         Err(error) => assert!(error.to_string().len() < 200),
@@ -62,7 +66,8 @@ fn complete(bytes: &[u8], limits: &Limits, (length, args): (usize, &[Range<usize
     } else {
         assert!(limits.allow_inline && length <= limits.max_inline_bytes);
     }
-    let (encoded, ranges) = at_once(&again, &Limits::STREAM).expect("what is encoded is RESP").expect("and whole");
+    let (encoded, ranges) =
+        at_once(&again, &Limits::STREAM).expect("what is encoded is RESP").expect("and whole");
     assert_eq!(encoded, again.len());
     assert!(ranges.into_iter().map(|range| &again[range]).eq(values), "what is encoded comes back");
 }

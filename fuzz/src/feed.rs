@@ -56,7 +56,10 @@ pub fn seeds() -> Seeds {
     vec![
         ("handshake", commands(handshake)),
         ("fresh", commands(&[&[b"PSYNC", b"?", b"-1"]])),
-        ("getack", commands(&[&[b"REPLCONF", b"GETACK", b"*"], &[b"replconf", b"ack", b"18446744073709551615"]])),
+        (
+            "getack",
+            commands(&[&[b"REPLCONF", b"GETACK", b"*"], &[b"replconf", b"ack", b"18446744073709551615"]]),
+        ),
         ("inline", b"\x01PING\r\nAUTH x\r\n".to_vec()),
     ]
 }

@@ -76,7 +76,10 @@ fn comes_back(kind: u8, decoded: &Decoded, payload_bytes: usize) {
             assert!(entries.iter().all(Entry::is_intact));
             let metas = if let Body::Append { entries, .. } = &message.body { &entries[..] } else { &[] };
             assert_eq!(metas.len(), entries.len());
-            assert!(metas.iter().zip(entries).all(|(meta, entry)| meta.bytes as usize == entry.payload.len()));
+            assert!(metas
+                .iter()
+                .zip(entries)
+                .all(|(meta, entry)| meta.bytes as usize == entry.payload.len()));
             wire::encode(message, entries)
         }
     };

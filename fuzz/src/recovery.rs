@@ -8,7 +8,8 @@ use bytes::Bytes;
 use redisraft::log::record::RecordType;
 use redisraft::log::segment::{parse_file_name, FileName};
 use redisraft::log::{
-    Entry, HardState, Hole, Identity, InlineWriter, Kind, Log, LogError, Options, Reader, ScanEnd, WriteRequest,
+    Entry, HardState, Hole, Identity, InlineWriter, Kind, Log, LogError, Options, Reader, ScanEnd,
+    WriteRequest,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -182,7 +183,8 @@ enum Edit {
 }
 
 fn edit(input: &mut Input, files: &mut Files, sample: &Sample) -> Option<Edit> {
-    let (what, which, place, length) = (input.u8() % 9, input.u8(), input.u32() as usize, input.u16() as usize);
+    let (what, which, place, length) =
+        (input.u8() % 9, input.u8(), input.u32() as usize, input.u16() as usize);
     let paths: Vec<PathBuf> = files.keys().cloned().collect();
     let path = paths.get(usize::from(which) % paths.len().max(1))?.clone();
     let other = paths[length % paths.len()].clone();
@@ -192,7 +194,7 @@ fn edit(input: &mut Input, files: &mut Files, sample: &Sample) -> Option<Edit> {
         return None;
     }
     let at = place % bytes.len();
-    let sectors = |start: usize, of: usize| start..of.min(start + SECTOR_BYTES * (1 + length % 8));
+    let sectors = |start: usize, of: usize| start.min(of)..of.min(start + SECTOR_BYTES * (1 + length % 8));
     let start = at - at % SECTOR_BYTES;
     match what {
         0..=2 => bytes[at] ^= (length as u8).max(1),
@@ -249,7 +251,8 @@ impl Promise {
             })
             .filter(|path| files.get(*path) != sample.files.get(*path))
             .collect();
-        let name = |path: &Path| parse_file_name(path.file_name().and_then(|name| name.to_str()).unwrap_or(""));
+        let name =
+            |path: &Path| parse_file_name(path.file_name().and_then(|name| name.to_str()).unwrap_or(""));
         let all = |is: fn(FileName) -> bool| paths.iter().all(|path| is(name(path)));
         let unpromised = || edits.iter().all(|edit| matches!(edit, Edit::OldSectors(_)));
         if all(|name| matches!(name, FileName::Index(_))) {
@@ -303,7 +306,8 @@ fn read(sample: &Sample, files: &Files, promise: Promise) -> Option<Seen> {
                     Some(_) => assert!((length..length + 8).contains(&(header.length as usize))),
                     None => assert!(read.record.payload == expected, "a false entry"),
                 }
-                let behind = entries.last().is_none_or(|last| last.0 + 1 == header.index && last.1 <= header.term);
+                let behind =
+                    entries.last().is_none_or(|last| last.0 + 1 == header.index && last.1 <= header.term);
                 assert!(behind, "entry {} of term {} is out of order", header.index, header.term);
                 entries.push((header.index, header.term, length));
             } else if read.record.record_type == RecordType::Truncate {
@@ -352,13 +356,14 @@ fn right_entry(sample: &Sample, hole: &Hole) -> Entry {
 /// Opens it as a node does: what was seen is there, holes are filled, and what is written behind it stays.
 fn open(sample: &Sample, files: &Files, seen: Option<Seen>) {
     let disk = MemoryDisk::of(files);
-    let (mut log, mut writer, recovery) = match Log::open_inline(disk.clone(), Path::new(DIRECTORY), options()) {
-        Ok(opened) => opened,
-        Err(error) => {
-            assert!(seen.is_none() && is_named(&error), "{error}");
-            return assert!(disk.files() == *files, "a log that is refused was changed");
-        }
-    };
+    let (mut log, mut writer, recovery) =
+        match Log::open_inline(disk.clone(), Path::new(DIRECTORY), options()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                assert!(seen.is_none() && is_named(&error), "{error}");
+                return assert!(disk.files() == *files, "a log that is refused was changed");
+            }
+        };
     let Seen { mut entries, end } = seen.expect("what is refused is not opened");
     assert_eq!(recovery.torn, end.torn);
     assert_eq!(recovery.holes, end.holes().cloned().collect::<Vec<_>>());
@@ -371,7 +376,8 @@ fn open(sample: &Sample, files: &Files, seen: Option<Seen>) {
     assert!(log.holes().is_empty(), "all were filled");
     assert_eq!(contents(&log), entries);
 
-    let (index, term) = (log.last_index() + 1, log.hard_state().term.max(entries.last().map_or(1, |last| last.1)));
+    let (index, term) =
+        (log.last_index() + 1, log.hard_state().term.max(entries.last().map_or(1, |last| last.1)));
     let hard_state = (term > log.hard_state().term).then_some(HardState { term, vote: None });
     let appended = vec![Entry::new(index, term, Kind::Normal, payload(index, term, 90))];
     log.submit(WriteRequest { id: 1, hard_state, entries: appended, ..Default::default() });

@@ -269,12 +269,7 @@ impl Greeting {
         Ok(())
     }
 
-    fn answer(
-        &mut self,
-        reply: Reply,
-        output: &mut SendQueue,
-        events: &mut Vec<Event>,
-    ) -> Result<(), Lost> {
+    fn answer(&mut self, reply: Reply, output: &mut SendQueue, events: &mut Vec<Event>) -> Result<(), Lost> {
         match (self.step, reply) {
             (Step::Authenticated, Reply::Status(text)) if text == "OK" => {
                 send(output, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);

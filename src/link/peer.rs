@@ -465,9 +465,7 @@ pub(super) fn answer(
             output.push_slice(&message);
             Ok(Answer::Proven)
         }
-        (Step::AwaitWelcome, Reply::Status(text)) if text == "OK" && input.is_empty() => {
-            Ok(Answer::Welcome)
-        }
+        (Step::AwaitWelcome, Reply::Status(text)) if text == "OK" && input.is_empty() => Ok(Answer::Welcome),
         _ => Err("an unexpected answer in the handshake".into()),
     }
 }

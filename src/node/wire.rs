@@ -196,6 +196,9 @@ pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<(Message, Vec<
         kind => return Err(WireError::UnknownKind { kind }),
     };
     fields.end()?;
+    if kind != APPEND && !payload.is_empty() {
+        return Err(WireError::Length { kind, length: header.len() + payload.len() });
+    }
     Ok((Message { term, body }, entries))
 }
 
@@ -293,6 +296,8 @@ mod tests {
             let (decoded, entries) = decode(encoded.kind, &encoded.header, &Bytes::new()).unwrap();
             assert_eq!(decoded, message);
             assert!(entries.is_empty());
+            let grown = decode(encoded.kind, &encoded.header, &Bytes::from_static(b"x"));
+            assert!(matches!(grown, Err(WireError::Length { .. })), "only an append has a payload");
         }
     }
 
