@@ -149,7 +149,7 @@ pub enum Refusal {
     TermNotCommitted,
     /// The previous membership is not committed yet.
     ChangeInProgress,
-    /// Not a change of exactly one node, or no voter would be left.
+    /// A change of more than one node, or no voter would be left.
     InvalidChange,
     /// Transfer: the target is not a voter, or is this node.
     InvalidTarget,

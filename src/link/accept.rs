@@ -51,8 +51,14 @@ impl Acceptor {
     }
 
     pub fn set_identity(&mut self, identity: PeerIdentity, reactor: &mut Reactor) {
-        self.identity = Some(identity);
         // What was proven, or begun, under another identity says nothing about this one.
+        self.forget_identity(reactor);
+        self.identity = Some(identity);
+    }
+
+    /// Closes all that was proven or begun.
+    pub fn forget_identity(&mut self, reactor: &mut Reactor) {
+        self.identity = None;
         for (_, link) in self.links.drain() {
             link.socket.close(reactor);
         }

@@ -108,6 +108,12 @@ impl Links {
         self.dialler.set_identity(identity, &mut self.reactor, self.now);
     }
 
+    /// This node is nobody any more: every link with a peer is closed, every peer refused, and none is dialled.
+    pub fn forget_identity(&mut self) {
+        self.acceptor.forget_identity(&mut self.reactor);
+        self.dialler.forget_identity(&mut self.reactor, self.now);
+    }
+
     /// Collects what has happened since the last turn: waits until there is something, `timeout` has passed,
     /// or a deadline of the links' own is due. `now` is the caller's current time.
     pub fn poll(

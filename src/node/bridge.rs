@@ -51,6 +51,11 @@ pub enum ToRaft {
         address: String,
         peer_address: String,
     },
+    /// A member is to go.
+    RemoveNode {
+        ticket: Ticket,
+        id: NodeId,
+    },
     /// A snapshot is wanted. `wait`: the answer is given when it is there.
     Compact {
         ticket: Ticket,
@@ -122,6 +127,8 @@ pub enum ToMain {
         /// Name in the server's directory.
         file: String,
     },
+    /// This node is no member any more: be a server without a cluster again, and without its data.
+    Retire,
     /// Who leads changed: clients that wait for a leader may go on.
     LeaderChanged,
     Answer {
@@ -153,7 +160,7 @@ pub enum Answer {
     NoLeader,
     /// What was asked for did not happen, and why.
     Refused(String),
-    /// Leadership was lost while node `id` was being added: it may be a member or not.
+    /// Leadership was lost while node `id` was being added or removed: that may have been done or not.
     Unknown {
         id: NodeId,
     },

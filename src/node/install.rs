@@ -286,7 +286,7 @@ impl Node {
                 "entry {position:?} is committed, and the log does not hold it"
             );
             self.snapshots.abandon();
-            self.snapshots.used_ids.extend(self.member_history.iter().flat_map(|(_, m)| m.0.keys().copied()));
+            self.snapshots.used_ids.extend(self.used_ids(self.committed));
             self.executed_truncated(world, 0);
             world.replace_log(position)?;
             let membership = members.membership();

@@ -224,6 +224,7 @@ impl Node {
     fn rejections<W: World>(&self, world: &W) -> Vec<(&'static str, u64)> {
         let mut rejected = world.rejected_links();
         rejected.push(("bad_frame", self.reports.bad_frames));
+        rejected.push(("removed", self.partings.refused_frames));
         rejected
     }
 

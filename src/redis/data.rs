@@ -128,7 +128,7 @@ fn elsewhere(ctx: Context, state: &MainThread, command: &[Text], patience: wait:
     let status = state.bridge.status();
     match status.state {
         State::Uninitialized | State::Joining => return ffi::reply_error(ctx, "NOCLUSTER No Raft Cluster"),
-        State::Removed => return ffi::reply_error(ctx, "NOCLUSTER This node was removed from its cluster"),
+        State::Removed => return removed(ctx, state, &status, command),
         State::Loading | State::Up => {}
     }
     match (leader_elsewhere(&status), patience) {
@@ -138,6 +138,17 @@ fn elsewhere(ctx: Context, state: &MainThread, command: &[Text], patience: wait:
     }
 }
 
+/// A client that came while this node was a member looks for the cluster; a later one was told a wrong address.
+fn removed(ctx: Context, state: &MainThread, status: &Status, command: &[Text]) -> c_int {
+    match &status.leader_addr {
+        Some(address) if ffi::client_id(ctx) <= state.last_member_client.get() => {
+            ffi::reply_error(ctx, &moved(slot_of(ctx, command), address))
+        }
+        _ => ffi::reply_error(ctx, REMOVED),
+    }
+}
+
+pub const REMOVED: &str = "NOCLUSTER This node was removed from its cluster";
 pub const NO_LEADER: &str = "CLUSTERDOWN No raft leader";
 
 /// The leader's address, if the leader is another node.

@@ -307,6 +307,8 @@ fn start(
         executing: Cell::new(false),
         shutdown: Default::default(),
         pause_due: Cell::new(false),
+        follow_due: Cell::new(false),
+        last_member_client: Cell::new(0),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });

@@ -25,7 +25,7 @@ pub(super) struct RealWorld {
     /// Opens the log anew, empty, behind an entry.
     replace: start::Replace,
     /// The last write that this log was given.
-    submitted: WriteId,
+    pub submitted: WriteId,
     started: Instant,
     server: SocketAddr,
     capture_secret: String,

@@ -12,7 +12,7 @@ mod world;
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
 use super::members::{Member, Members};
 use super::settings::Settings;
-use super::{callers, fetch, wire, Node, Start};
+use super::{fetch, notices, wire, Node, Start};
 use crate::consensus::{Body, Message, NodeId, Position};
 use crate::log::{Entry, HardState, Kind};
 use crate::resp;
@@ -83,6 +83,8 @@ impl Driven {
             snapshot: None,
             entries: world.entries.iter().map(|entry| wire::meta(entry).unwrap()).collect(),
             members: vec![(0, Members::default()), (1, all)],
+            address: format!("host:{}", 5000 + OWN),
+            peer_address: format!("host:{}", 15000 + OWN),
             feed_token: b"token".to_vec(),
         };
         let node = Node::new(start, &mut world);
@@ -141,7 +143,7 @@ impl Driven {
 
     /// The messages to `peer` since the last call.
     fn sent(&mut self, peer: NodeId) -> Vec<Message> {
-        let is_message = |frame: &wire::Encoded| !fetch::is_kind(frame.kind) && !callers::is_kind(frame.kind);
+        let is_message = |frame: &wire::Encoded| !fetch::is_kind(frame.kind) && !notices::is_kind(frame.kind);
         let wanted = |(to, frame): &(NodeId, wire::Encoded)| *to == peer && is_message(frame);
         let (to_peer, others) = std::mem::take(&mut self.world.sent).into_iter().partition(wanted);
         self.world.sent = others;

@@ -260,6 +260,8 @@ fn restarted(rdb: &[u8]) -> Driven {
         entries,
         snapshot: Some(about(5, 2, rdb)),
         members: vec![(5, members(&[1, 2, 3]))],
+        address: format!("host:{}", 5000 + OWN),
+        peer_address: format!("host:{}", 15000 + OWN),
         feed_token: b"token".to_vec(),
     };
     let node = Node::new(start, &mut world);

@@ -85,7 +85,7 @@ impl Process {
     }
 
     /// Starts the node that the log describes, and tells the server to follow it.
-    pub fn start_node(&mut self, seed: u64) -> Result<(), Fatal> {
+    pub fn start_node(&mut self, seed: u64, names: &Names) -> Result<(), Fatal> {
         let log = self.world.store().log();
         runtime::check(Path::new(DIRECTORY), log, None, &log.holes())?;
         let (entries, members) = runtime::read_back(log, None)?;
@@ -102,6 +102,8 @@ impl Process {
             entries,
             snapshot: None,
             members,
+            address: names.address.clone(),
+            peer_address: names.peer_address.clone(),
             feed_token: self.feed_token.clone(),
         };
         self.node = Some(Node::new(start, &mut self.world));
