@@ -39,9 +39,9 @@ RUSTFLAGS="${flags[*]}" cargo build --locked --release --manifest-path fuzz/Carg
 # Inputs of a smoke run: some seconds' worth.
 runs() {
     case "$1" in
-        recovery) echo 1500 ;;
-        handshake | snapshot) echo 10000 ;;
-        *) echo 40000 ;;
+        recovery) echo 4000 ;;
+        handshake | index | snapshot) echo 25000 ;;
+        *) echo 100000 ;;
     esac
 }
 

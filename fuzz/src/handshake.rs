@@ -6,6 +6,7 @@ use crate::Seeds;
 use redisraft::limits::{MAX_UNAUTHENTICATED_FRAME_BYTES, MAX_UNAUTHENTICATED_QUEUE_BYTES};
 use redisraft::link::fuzz::{sent, Accepted, Dialled};
 use redisraft::link::{Event, OutFrame, PeerIdentity};
+use redisraft::resp::encode_command;
 
 const DIALLER: u64 = 11;
 const ACCEPTOR: u64 = 22;
@@ -107,11 +108,14 @@ fn deliver(bytes: &[u8], step: u8, mut to: impl FnMut(&[u8]) -> Option<Vec<u8>>)
 pub fn seeds() -> Seeds {
     let (_, hello) = Dialled::new(identity(DIALLER), ACCEPTOR);
     let answer = Accepted::new(Some(identity(ACCEPTOR))).receive(&hello).expect("an answer");
+    let mut proof = Vec::new();
+    encode_command(&mut proof, &[b"AUTH-RAFT", "5a".repeat(32).as_bytes()]);
     let with = |head: &[u8], bytes: &[u8]| [head, bytes].concat();
     let frame = sent(OutFrame { kind: 5, header: vec![1; 20], payloads: vec![vec![2; 30].into()] });
     vec![
         ("ping", b"\x00\x02PING\r\n*1\r\n$4\r\nPING\r\n".to_vec()),
         ("hello", with(&[0, 40], &hello)),
+        ("hello-and-proof", with(&[0, 100], &[&hello[..], &proof].concat())),
         ("hello-without-cluster", with(&[1, 40], &hello)),
         ("answer", with(&[2, 9], &answer)),
         ("refusal", b"\x02\x09-ERR wrong cluster\r\n".to_vec()),

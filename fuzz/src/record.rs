@@ -145,8 +145,11 @@ pub fn seeds() -> Seeds {
     ]
     .concat();
     let with = |edits: &[u8]| [&[1, 7][..], &batch, edits].concat();
-    // A payload that holds what looks like a record.
-    let nested = [&[1, 2][..], &spec(1, 1, 7, &spec(1, 1, 8, &[0; 40])), &spec(1, 0, 8, &[1; 80])].concat();
+    // A payload that holds a record of another place, as a client may store one.
+    let sum = (0, crc32fast::hash(b""));
+    let alien = RecordHeader::sealed(Place { salt: SALT, offset: 0 }, (RecordType::NoOp, 0), (9, 9), sum, 0);
+    let nested =
+        [&[1, 2][..], &spec(1, 1, 7, &alien.encode()), &spec(1, 0, 8, &[1; 80]), &[1, 0x41, 0, 8]].concat();
     vec![
         ("intact", with(&[])),
         ("flipped", with(&[1, 100, 0, 0x10])),

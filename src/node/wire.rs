@@ -212,7 +212,8 @@ pub(super) fn decode_entries(
     if count > MAX_ENTRIES_PER_MESSAGE {
         return Err(WireError::TooManyEntries { count });
     }
-    let mut entries = Vec::with_capacity(count);
+    // Nothing is made room for that is not there.
+    let mut entries = Vec::with_capacity(count.min(fields.rest.len() / ENTRY_HEADER_BYTES));
     let mut at = 0;
     for i in 0..count {
         let index = prev_index.saturating_add(1 + i as u64);
