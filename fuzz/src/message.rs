@@ -9,7 +9,7 @@ use redisraft::link::fuzz::{received, sent};
 use redisraft::link::{Frame, OutFrame};
 use redisraft::log::{Entry, Kind};
 use redisraft::node::wire::{Encoded, WireError};
-use redisraft::node::{callers, fetch, transfer, wire};
+use redisraft::node::{fetch, notices, transfer, wire};
 use redisraft::resp::{parse_command, Limits};
 use redisraft::snapshot::{About, Id};
 
@@ -23,7 +23,7 @@ pub fn check(data: &[u8]) {
     let mut header = input.bytes(header_bytes).to_vec();
     let payload = Bytes::copy_from_slice(input.rest());
     travels(kind, split, &header, &payload);
-    let families = [fetch::is_kind(kind), transfer::is_kind(kind), callers::is_kind(kind)];
+    let families = [fetch::is_kind(kind), transfer::is_kind(kind), notices::is_kind(kind)];
     assert!(families.iter().filter(|is| **is).count() <= 1, "kind {kind} is of two families");
     let limit_bytes = (16 << 10) + 16 * data.len();
     for _ in 0..REPAIRS {
@@ -50,7 +50,7 @@ pub fn check(data: &[u8]) {
 enum Decoded {
     Fetch(fetch::Frame),
     Transfer(transfer::Frame),
-    Caller(String),
+    Notice(notices::Notice),
     Message(Message, Vec<Entry>),
 }
 
@@ -59,8 +59,8 @@ fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<Decoded, WireError
         Decoded::Fetch(fetch::decode(kind, header, payload)?)
     } else if transfer::is_kind(kind) {
         Decoded::Transfer(transfer::decode(kind, header, payload)?)
-    } else if callers::is_kind(kind) {
-        Decoded::Caller(callers::decode(kind, header, payload)?.to_string())
+    } else if notices::is_kind(kind) {
+        Decoded::Notice(notices::decode(kind, header, payload)?)
     } else {
         let (message, entries) = wire::decode(kind, header, payload)?;
         Decoded::Message(message, entries)
@@ -71,7 +71,7 @@ fn comes_back(kind: u8, decoded: &Decoded, payload_bytes: usize) {
     let again = match decoded {
         Decoded::Fetch(frame) => fetch::encode(frame),
         Decoded::Transfer(frame) => transfer::encode(frame),
-        Decoded::Caller(address) => callers::encode(address),
+        Decoded::Notice(notice) => notices::encode(notice),
         Decoded::Message(message, entries) => {
             assert!(entries.iter().all(Entry::is_intact));
             let metas = if let Body::Append { entries, .. } = &message.body { &entries[..] } else { &[] };
@@ -127,6 +127,7 @@ pub fn seeds() -> Seeds {
     let vote = wire::encode(&Message { term: 9, body: Body::Vote { last: position, transfer: true } }, &[]);
     let id = Id { index: 8, term: 3, bytes: 4, crc: crc32fast::hash(b"part") };
     let about = About { id, cluster_id: "c".repeat(32), members: Bytes::new(), used_ids: vec![1, 2] };
+    let here = notices::Notice::Here { peer_address: "[::1]:15001".into(), address: "localhost:5001".into() };
     let fetched = fetch::Frame::Fetched(position, Some(entry(8, b"lost")));
     let part = transfer::Frame::Part { id, offset: 0, bytes: Bytes::from_static(b"part") };
     vec![
@@ -136,6 +137,7 @@ pub fn seeds() -> Seeds {
         ("fetched", input_of(&fetch::encode(&fetched))),
         ("offer", input_of(&transfer::encode(&transfer::Frame::Offer(Box::new(about))))),
         ("part", input_of(&transfer::encode(&part))),
-        ("caller", input_of(&callers::encode("localhost:15001"))),
+        ("here", input_of(&notices::encode(&here))),
+        ("denied", input_of(&notices::encode(&notices::Notice::Denied { reason: "the last voter".into() }))),
     ]
 }
