@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use redisraft::log::LogError;
+use redisraft::snapshot::SnapshotError;
 
 /// Exit codes are part of the interface: scripts and monitoring rely on them.
 pub const CLEAN: u8 = 0;
@@ -19,6 +20,7 @@ pub const LOSS: u8 = 6;
 #[derive(Debug)]
 pub enum Failure {
     Log(LogError),
+    Snapshot(Box<SnapshotError>),
     /// Stdout could not be written.
     Output(io::Error),
     /// Asked for something that cannot be done to this log.
@@ -37,6 +39,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Log(error) => exit_code_of(error),
+            Failure::Snapshot(error) if matches!(**error, SnapshotError::Io { .. }) => INPUT_OUTPUT,
+            Failure::Snapshot(_) => DAMAGE,
             // Whoever reads has enough: `| head` is no failure.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => CLEAN,
             Failure::Output(_) | Failure::File { .. } => INPUT_OUTPUT,
@@ -84,6 +88,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Log(error) => error.fmt(f),
+            Failure::Snapshot(error) => error.fmt(f),
             Failure::Output(error) => write!(f, "cannot write to stdout: {error}; nothing was changed"),
             Failure::Usage(text) | Failure::Damage(text) => f.write_str(text),
             Failure::File { verb, path, source } => {

@@ -20,6 +20,7 @@ mod progress;
 mod repair;
 mod resp_stream;
 mod select;
+mod snapshots;
 mod source;
 mod stat;
 mod text;

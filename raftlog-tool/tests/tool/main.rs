@@ -7,6 +7,7 @@ mod generate;
 mod live;
 mod repair;
 mod select;
+mod snapshots;
 mod stat;
 mod support;
 mod verify;
