@@ -142,6 +142,13 @@ fn leaders_and_followers_compact_while_clients_write() {
     }
     let report = load.stop();
     assert_eq!(cluster.leader(), leader, "nobody lost leadership over it");
+    for node in 0..3 {
+        assert_eq!(
+            cluster.number(node, "raft_snapshots_received"),
+            0,
+            "node {node} has followed all the time"
+        );
+    }
     cluster.wait_converged();
     let mut client = cluster.client();
     report.verify(&mut |command| client.repeat(command));
@@ -413,6 +420,7 @@ fn an_entry_that_is_damaged_here_and_purged_everywhere_else_comes_as_a_snapshot(
     flip_bit(&log, b"\n77:v");
     for node in (0..3).filter(|node| *node != follower) {
         compact(&cluster, node);
+        wait_for("the entry to be purged", PATIENCE, || cluster.number(node, "raft_log_entries") < 500);
     }
     let load = Load::start(&[cluster.port(leader)], 2);
     cluster.restart(follower);

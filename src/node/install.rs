@@ -8,7 +8,7 @@
 use super::members::Members;
 use super::transfer::{encode, Frame};
 use super::{Fatal, Node, World};
-use crate::consensus::{Index, Input, NodeId, Position, Role};
+use crate::consensus::{Index, Input, NodeId, PeerProgress, Position, Role};
 use crate::snapshot::{About, Id, Job, SnapshotError};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 const STALL_US: u64 = 1_000_000;
 /// A peer that has asked for nothing for this long does not keep the log from being purged.
 const FORGOTTEN_US: u64 = 10_000_000;
+/// The log may hold this many times `raft.log-max-file-size` for a peer that follows slowly.
+const KEPT_FOR_PEERS: u64 = 2;
 /// Pause after the disk refused a snapshot.
 const REFUSED_PAUSE_US: u64 = 1_000_000;
 /// Bytes received and not written yet, beyond which no more are asked for.
@@ -62,11 +64,19 @@ impl Node {
         self.transfers.incoming.is_some()
     }
 
-    /// Up to here the log may be purged for the sake of peers: what follows the snapshot that a peer is being sent is
-    /// what it needs next.
+    /// Up to here the log may be purged for the sake of peers. What follows the snapshot that a peer is being sent is what
+    /// it needs next; and who follows, however slowly, is not to be sent a snapshot, unless the log would grow too long
+    /// for its sake. Without this a slow follower could go in circles: each snapshot old before it is there.
     pub(super) fn needed_by_peers(&self, now_us: u64) -> Index {
-        let asking = self.transfers.outgoing.values().filter(|o| now_us - o.wanted_us < FORGOTTEN_US);
-        asking.map(|outgoing| outgoing.id.index).min().unwrap_or(Index::MAX)
+        let is_recent = |at_us: u64| now_us.saturating_sub(at_us) < FORGOTTEN_US;
+        let asking = self.transfers.outgoing.values().filter(|outgoing| is_recent(outgoing.wanted_us));
+        let follows =
+            |peer: &PeerProgress| is_recent(peer.heard_us) && peer.reachable && !peer.needs_snapshot;
+        let following = self.raft.progress().filter(|(_, peer)| follows(peer));
+        let most_bytes = self.settings.log_max_file_bytes.saturating_mul(KEPT_FOR_PEERS);
+        let matched = following.map(|(_, peer)| peer.matched);
+        let within_reach = matched.filter(|matched| self.raft.bytes_after(*matched) <= most_bytes);
+        asking.map(|outgoing| outgoing.id.index).chain(within_reach).min().unwrap_or(Index::MAX)
     }
 
     /// Offers the newest snapshot to whoever needs one, now and then.

@@ -488,6 +488,7 @@ fn a_leader_offers_its_snapshot_until_the_peer_has_it_and_reads_no_more_than_a_w
     driven.acknowledge(2);
     let rdb = b"";
     driven.jobs();
+    driven.node.on_peer_unreachable(&mut driven.world, 3).unwrap();
     driven.done(Done::Kept { result: Ok(about(3, 2, rdb)) });
     let base = driven.node.raft.base();
     assert_eq!(base.index, 3, "nothing is shorter than this dump");
@@ -536,6 +537,35 @@ fn refuse_everywhere(driven: &mut Driven, index: u64, term: u64) {
             driven.turn();
         }
     }
+}
+
+#[test]
+fn what_a_peer_that_follows_slowly_needs_is_not_purged_unless_the_log_grows_too_long() {
+    let mut driven = forked_leader();
+    driven.saved(1);
+    driven.persist();
+    driven.acknowledge(2);
+    driven.done(Done::Kept { result: Ok(about(3, 2, b"")) });
+    let bytes = driven.node.settings.log_max_file_bytes;
+    assert!(driven.node.raft.base().index < 3, "node 3 has not acknowledged entry 3 yet");
+    for _ in 0..3 {
+        driven.world.now_us += 400_000;
+        driven.turn();
+        driven.acknowledge(2);
+        driven.acknowledge(3);
+    }
+    assert_eq!(driven.node.raft.base().index, 3);
+    let mut settings = (*driven.node.settings).clone();
+    settings.log_max_file_bytes = 1;
+    driven.node.settings = Arc::new(settings);
+    driven.execute(&["SET c 1", "RAFT.MARK 1 3"]);
+    driven.persist();
+    driven.acknowledge(2);
+    let now_us = driven.world.now_us;
+    assert_eq!(driven.node.needed_by_peers(now_us), driven.node.raft.last().index, "node 3 is left behind");
+    driven.node.settings =
+        Arc::new(Settings { log_max_file_bytes: bytes, ..(*driven.node.settings).clone() });
+    assert!(driven.node.needed_by_peers(now_us) < driven.node.raft.last().index);
 }
 
 #[test]
