@@ -24,10 +24,13 @@ mod accept;
 mod capture;
 mod capture_buffer;
 mod dial;
+mod dialogue;
 mod error;
 mod event;
 mod feed;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod handshake;
 pub mod join;
 mod links;

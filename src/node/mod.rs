@@ -28,7 +28,7 @@ pub mod capture;
 mod change;
 pub mod clock;
 pub mod feed;
-mod fetch;
+pub mod fetch;
 mod follow;
 mod handover;
 mod heal;
@@ -48,7 +48,7 @@ mod snapshot;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod transfer;
+pub mod transfer;
 mod watchdog;
 pub mod wire;
 
@@ -406,7 +406,7 @@ impl Node {
         self.pump_load(world);
         self.pump_feed(world)?;
         self.pump_incoming(world);
-        self.pump_snapshots(world);
+        self.pump_snapshots(world)?;
         self.pump_offers(world);
         self.maybe_promote(world);
         self.release(world);

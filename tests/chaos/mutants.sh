@@ -22,7 +22,8 @@ for name in "${names[@]}"; do
         survived+=("$name")
         continue
     fi
-    (cd "$scratch/source" && CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR="$scratch/target" cargo build --quiet -p redisraft)
+    (cd "$scratch/source" && CARGO_PROFILE_DEV_DEBUG=0 RUSTFLAGS=-Awarnings \
+        CARGO_TARGET_DIR="$scratch/target" cargo build --quiet -p redisraft)
     if REDISRAFT_SO="$scratch/target/debug/libredisraft.so" target/debug/chaos --minutes "${MINUTES:-10}" \
         --first "${FIRST:-1}" --directory "$scratch/runs" >"$scratch/$name.log" 2>&1; then
         echo "$name: SURVIVED ${MINUTES:-10} minutes"
@@ -30,9 +31,8 @@ for name in "${names[@]}"; do
     else
         echo "$name: $(grep -m1 ' FAILED: ' "$scratch/$name.log" || tail -1 "$scratch/$name.log")"
     fi
-    rm -rf "$scratch/runs"
 done
-rm -rf "$scratch/source" "$scratch/target"
+rm -rf "$scratch/source" "$scratch/target" # the logs and what was found stay
 if [ "${#survived[@]}" -gt 0 ]; then
     echo "not found: ${survived[*]}"
     exit 1

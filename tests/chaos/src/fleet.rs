@@ -28,6 +28,10 @@ pub struct Node {
     pub disk_faults: u32,
     /// Its disk has failed since it was started: it may end by itself.
     pub excused: bool,
+    /// It was taken out of the cluster; its process still runs, and must refuse clients.
+    pub leaving: bool,
+    /// It was taken out of the cluster, and its process has been ended.
+    pub gone: bool,
 }
 
 impl Node {
@@ -50,6 +54,18 @@ pub struct Fleet {
     pub proxy: Proxy,
     pub nodes: Vec<Node>,
     pub roster: Roster,
+}
+
+fn is(info: &Info, name: &str, value: &str) -> bool {
+    info.get(name).is_some_and(|is| is == value)
+}
+
+/// The ids of all members, as one of them knows them.
+fn members(info: &Info) -> Vec<String> {
+    let others =
+        info.iter().filter(|(name, value)| name.starts_with("raft_node") && value.starts_with("id="));
+    let others = others.filter_map(|(_, value)| value.strip_prefix("id=")?.split(',').next());
+    others.chain(info.get("raft_node_id").map(String::as_str)).map(str::to_owned).collect()
 }
 
 fn setup_failed(what: &str) -> impl Fn(std::io::Error) -> Violation + '_ {
@@ -126,7 +142,16 @@ impl Fleet {
         ];
         self.roster.add(setup.port);
         let server = Server::spawn(setup);
-        self.nodes.push(Node { server, control, down: 0, paused: 0, disk_faults: 0, excused: false });
+        self.nodes.push(Node {
+            server,
+            control,
+            down: 0,
+            paused: 0,
+            disk_faults: 0,
+            excused: false,
+            leaving: false,
+            gone: false,
+        });
         Ok(number)
     }
 
@@ -139,20 +164,51 @@ impl Fleet {
         self.ask(node, &self.join_command(), patience)
     }
 
-    /// The command with which a node joins, by way of any member.
+    /// The command with which a node joins, by way of any member. Those that are not members, or not any more, refuse.
     pub fn join_command(&self) -> String {
-        let addresses: Vec<String> =
-            (0..self.founders).map(|member| format!("127.0.0.1:{}", self.port(member))).collect();
+        let is_member = |node: &usize| *node < self.founders && !self.nodes[*node].leaving;
+        let members = self.present().into_iter().filter(is_member);
+        let addresses: Vec<String> = members.map(|node| format!("127.0.0.1:{}", self.port(node))).collect();
         format!("RAFT.CLUSTER JOIN {}", addresses.join(" "))
+    }
+
+    /// The nodes that have not been taken out.
+    pub fn present(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|node| !self.nodes[*node].gone).collect()
+    }
+
+    /// Ends the process of a node that was taken out.
+    pub fn retire(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        node.leaving = false;
+        node.server.kill();
+        node.gone = true;
+        node.down += 1;
+    }
+
+    /// Ends those that were taken out, by their own word or that of the leader.
+    pub fn retire_removed(&mut self) {
+        let infos: Vec<(usize, Info)> =
+            self.present().into_iter().filter_map(|node| Some((node, self.info(node)?))).collect();
+        let leaders = infos.iter().filter(|(_, info)| is(info, "raft_role", "leader"));
+        let newest = leaders.max_by_key(|(_, info)| info.get("raft_current_term")?.parse::<u64>().ok());
+        let members = newest.map(|(_, leader)| members(leader));
+        for (node, info) in &infos {
+            let id = info.get("raft_node_id").filter(|_| is(info, "raft_state", "up"));
+            let unknown = members.as_ref().zip(id).is_some_and(|(members, id)| !members.contains(id));
+            if unknown || is(info, "raft_state", "removed") {
+                self.retire(*node);
+            }
+        }
     }
 
     pub fn port(&self, node: usize) -> u16 {
         self.nodes[node].server.port()
     }
 
-    /// The directories of all logs.
+    /// The directories of the logs of all members.
     pub fn logs(&self) -> Vec<PathBuf> {
-        self.nodes.iter().map(|node| node.server.directory().join(LOG)).collect()
+        self.present().into_iter().map(|node| self.nodes[node].server.directory().join(LOG)).collect()
     }
 
     /// `INFO raft` of one node, if it answers.
@@ -173,9 +229,8 @@ impl Fleet {
 
     /// Whether there is one leader, which all nodes follow, and all have applied its whole log and hold equal datasets.
     pub fn has_converged(&self) -> bool {
-        let infos: Option<Vec<Info>> = (0..self.nodes.len()).map(|node| self.info(node)).collect();
+        let infos: Option<Vec<Info>> = self.present().into_iter().map(|node| self.info(node)).collect();
         let Some(infos) = infos else { return false };
-        let is = |info: &Info, name: &str, value: &str| info.get(name).is_some_and(|is| is == value);
         let leaders: Vec<&Info> = infos.iter().filter(|info| is(info, "raft_role", "leader")).collect();
         let [leader] = leaders[..] else { return false };
         let (Some(id), Some(end)) = (leader.get("raft_node_id"), leader.get("raft_current_index")) else {
@@ -194,8 +249,8 @@ impl Fleet {
 
     fn datasets_agree(&self) -> bool {
         let digest = |node| ask(self.port(node), "DEBUG DIGEST", INFO_PATIENCE).map(|reply| reply.text());
-        let first = digest(0);
-        first.is_some() && (1..self.nodes.len()).all(|node| digest(node) == first)
+        let digests: Vec<Option<String>> = self.present().into_iter().map(digest).collect();
+        digests[0].is_some() && digests.iter().all(|digest| *digest == digests[0])
     }
 
     /// A line for each node.
@@ -217,7 +272,7 @@ impl Fleet {
             let digest = self.ask(node, "DEBUG DIGEST", INFO_PATIENCE);
             format!("node {node} {} digest {digest}", values.join(" "))
         };
-        (0..self.nodes.len()).map(line).collect::<Vec<_>>().join("\n")
+        self.present().into_iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
     /// Disk and clock of a node are as they should be.

@@ -20,6 +20,8 @@ const FLAP: Duration = Duration::from_millis(150);
 const REPLY: Duration = Duration::from_secs(10);
 /// One of so many times that bytes come to be carried on, their connection ends.
 const TORN_ONE_OF: u64 = 40;
+/// With fewer nodes none is taken out.
+const SMALLEST_CLUSTER: usize = 2;
 const SCRIPT: &str = "local start = os.clock() while os.clock() - start < ARGV[1] / 1000 do end return 1";
 
 /// Pairs of ids: what the first says to the second.
@@ -54,6 +56,8 @@ pub struct Nemesis<'a> {
     /// Administrators' commands that were answered as they should be.
     effects: Arc<Mutex<Counts>>,
     errands: Vec<JoinHandle<()>>,
+    /// Nodes that a leader said it has taken out, since the last look.
+    removed: Arc<Mutex<Vec<usize>>>,
 }
 
 impl<'a> Nemesis<'a> {
@@ -65,6 +69,7 @@ impl<'a> Nemesis<'a> {
             done: Counts::new(),
             effects: Arc::default(),
             errands: Vec::new(),
+            removed: Arc::default(),
         }
     }
 
@@ -116,8 +121,20 @@ impl<'a> Nemesis<'a> {
                 }
             }
         }
+        self.replace_removed()?;
         self.observer.check()?;
         self.fleet.tend()
+    }
+
+    /// For every node that was taken out a new one comes.
+    fn replace_removed(&mut self) -> Result<()> {
+        let removed = std::mem::take(&mut *self.removed.lock().unwrap_or_else(PoisonError::into_inner));
+        for node in removed {
+            self.fleet.nodes[node].leaving = true;
+            let new = self.fleet.spawn()?;
+            self.join_when_ready(new);
+        }
+        Ok(())
     }
 
     /// Takes back all faults; every server is started.
@@ -127,6 +144,9 @@ impl<'a> Nemesis<'a> {
         }
         self.fleet.proxy.heal_all();
         for number in 0..self.fleet.nodes.len() {
+            if self.fleet.nodes[number].leaving {
+                self.fleet.retire(number);
+            }
             self.fleet.mend(number);
             self.fleet.nodes[number].start_if_free();
         }
@@ -139,16 +159,24 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    fn leader(&self) -> usize {
+    /// Nodes that are or may become members, the one that leads, or has led last, first.
+    fn around_leader(&self) -> Vec<usize> {
+        let mut nodes = self.fleet.present();
         let leader = self.observer.view().leader;
-        leader.filter(|leader| *leader < self.fleet.nodes.len()).unwrap_or(0)
+        let first = nodes.iter().position(|node| Some(*node) == leader).unwrap_or(0);
+        nodes.rotate_left(first);
+        nodes
+    }
+
+    fn leader(&self) -> usize {
+        self.around_leader()[0]
     }
 
     fn resolve(&self, target: Target) -> usize {
-        let (leader, count) = (self.leader(), self.fleet.nodes.len());
+        let nodes = self.around_leader();
         match target {
-            Target::Leader => leader,
-            Target::Follower(which) => (leader + 1 + which % (count - 1)) % count,
+            Target::Leader => nodes[0],
+            Target::Follower(which) => nodes[1 + which % (nodes.len() - 1)],
         }
     }
 
@@ -178,8 +206,8 @@ impl<'a> Nemesis<'a> {
                 Some(Undo::Start(node))
             }
             Fault::KillSeveral(count) => {
-                let (leader, size) = (self.leader(), self.fleet.nodes.len());
-                let nodes: Vec<usize> = (0..count.min(size)).map(|at| (leader + at) % size).collect();
+                let mut nodes = self.around_leader();
+                nodes.truncate(count);
                 nodes.iter().for_each(|node| self.kill(*node));
                 Some(Undo::StartAll(nodes))
             }
@@ -233,6 +261,10 @@ impl<'a> Nemesis<'a> {
                 let node = self.fleet.spawn()?;
                 self.join_when_ready(node);
                 Some(Undo::Nothing)
+            }
+            Fault::Remove(target) => {
+                let node = self.resolve(target);
+                self.remove(node)
             }
         })
     }
@@ -304,6 +336,25 @@ impl<'a> Nemesis<'a> {
         Some(Undo::Start(node))
     }
 
+    /// Asks the leader to take a node out. What comes of it is seen later.
+    fn remove(&mut self, node: usize) -> Option<Undo> {
+        let (id, port) = (self.id(node)?, self.fleet.port(self.leader()));
+        let staying = self.fleet.present().into_iter().filter(|node| !self.fleet.nodes[*node].leaving);
+        if self.fleet.nodes[node].leaving || staying.count() <= SMALLEST_CLUSTER {
+            return None;
+        }
+        let (effects, removed) = (Arc::clone(&self.effects), Arc::clone(&self.removed));
+        self.errands.push(std::thread::spawn(move || {
+            let reply = ask(port, &format!("RAFT.NODE REMOVE {id}"), REPLY);
+            if reply.is_some_and(|reply| reply.is_ok()) {
+                removed.lock().unwrap_or_else(PoisonError::into_inner).push(node);
+                let mut effects = effects.lock().unwrap_or_else(PoisonError::into_inner);
+                *effects.entry("nodes that were taken out").or_default() += 1;
+            }
+        }));
+        Some(Undo::Nothing)
+    }
+
     /// The new node asks to join as soon as it answers.
     fn join_when_ready(&mut self, node: usize) {
         let (port, command) = (self.fleet.port(node), self.fleet.join_command());
@@ -360,8 +411,8 @@ impl<'a> Nemesis<'a> {
 
     /// The pairs of nodes, by their numbers, for which `is_meant` holds.
     fn pairs(&self, is_meant: &dyn Fn(usize, usize) -> bool) -> Pairs {
-        let count = self.fleet.nodes.len();
-        let all = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        let nodes = self.fleet.present();
+        let all = nodes.iter().flat_map(|from| nodes.iter().map(move |to| (*from, *to)));
         all.filter(|(from, to)| from != to && is_meant(*from, *to))
             .filter_map(|(from, to)| Some((self.id(from)?, self.id(to)?)))
             .collect()
@@ -377,16 +428,16 @@ impl<'a> Nemesis<'a> {
             Manner::Closed => cluster::Fault::Cut,
             Manner::Silent => cluster::Fault::Stall,
         };
-        let (leader, count) = (self.leader(), self.fleet.nodes.len());
-        // Places around a circle that begins with the leader.
-        let place = |node: usize| (node + count - leader) % count;
+        let nodes = self.around_leader();
+        // Places in a line that begins with the leader.
+        let place = |node: usize| nodes.iter().position(|at| *at == node).unwrap_or(0);
         let pairs = match shape {
             Shape::Isolated(target) | Shape::Flapping(target) => {
                 let node = self.resolve(target);
                 self.pairs(&|from, to| from == node || to == node)
             }
             Shape::Halves => {
-                let minority = (count - 1) / 2;
+                let minority = (nodes.len() - 1) / 2;
                 self.pairs(&|from, to| (place(from) < minority) != (place(to) < minority))
             }
             Shape::Chain => self.pairs(&|from, to| place(from).abs_diff(place(to)) > 1),
@@ -407,9 +458,10 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    /// Nodes that are not part of the cluster yet ask again.
-    pub fn join_again(&mut self) {
-        for node in 0..self.fleet.nodes.len() {
+    /// Nodes that are not part of the cluster yet ask again; whether one was taken in.
+    pub fn join_again(&mut self) -> bool {
+        let mut joined = false;
+        for node in self.fleet.present() {
             let info = self.fleet.info(node);
             let outside =
                 |info: &cluster::Info| info.get("raft_state").is_some_and(|state| state == "uninitialized");
@@ -418,9 +470,11 @@ impl<'a> Nemesis<'a> {
                 if said.starts_with("OK") {
                     let mut effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
                     *effects.entry("nodes that joined later").or_default() += 1;
+                    joined = true;
                 }
             }
         }
+        joined
     }
 }
 

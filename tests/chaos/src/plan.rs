@@ -84,10 +84,12 @@ pub enum Fault {
     Script(u64),
     /// A new node.
     Join,
+    /// A node is taken out, and a new one comes in its place.
+    Remove(Target),
 }
 
 /// The kinds that a run draws from, and that a long run must all have had.
-pub const KINDS: [&str; 19] = [
+pub const KINDS: [&str; 20] = [
     "kill",
     "kill several",
     "pause",
@@ -107,6 +109,7 @@ pub const KINDS: [&str; 19] = [
     "sleep",
     "script",
     "join",
+    "removal",
 ];
 
 impl Fault {
@@ -132,6 +135,7 @@ impl Fault {
             Fault::Sleep(..) => "sleep",
             Fault::Script(_) => "script",
             Fault::Join => "join",
+            Fault::Remove(_) => "removal",
         }
     }
 
@@ -175,6 +179,7 @@ impl Fault {
             "sleep" => Fault::Sleep(target, random.between(200, 3_000)),
             "script" => Fault::Script(random.between(200, 2_000)),
             "join" => Fault::Join,
+            "removal" => Fault::Remove(target),
             other => unreachable!("{other} is not one of KINDS"),
         }
     }
@@ -244,7 +249,7 @@ impl Plan {
 }
 
 /// New nodes in one round; each is a process more on the machine.
-const MAX_JOINS_PER_ROUND: usize = 1;
+const MAX_JOINS_PER_ROUND: usize = 2;
 
 fn round(kinds: &[&str], nodes: usize, scale: &Scale, random: &mut Random) -> Vec<Event> {
     let period_ms = *random.pick(&[800, 1_500, 3_000]);
@@ -261,8 +266,9 @@ fn round(kinds: &[&str], nodes: usize, scale: &Scale, random: &mut Random) -> Ve
             }
             _ => random.between(300, 3_000),
         };
-        joins += usize::from(fault == Fault::Join);
-        if fault != Fault::Join || joins <= MAX_JOINS_PER_ROUND {
+        let comes = matches!(fault, Fault::Join | Fault::Remove(_));
+        joins += usize::from(comes);
+        if !comes || joins <= MAX_JOINS_PER_ROUND {
             events.push(Event { at_ms, lasts_ms, fault });
         }
         at_ms += random.between(period_ms / 4, period_ms * 7 / 4);

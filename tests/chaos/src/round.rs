@@ -205,13 +205,16 @@ impl<'a> Run<'a> {
     }
 
     fn converge(&self, nemesis: &mut Nemesis) -> Result<()> {
-        let deadline = Instant::now() + self.bound;
+        let mut deadline = Instant::now() + self.bound;
         while !nemesis.fleet.has_converged() {
             nemesis.tick()?;
             if Instant::now() > deadline {
                 return Err(not_alive("agreement of all nodes", self.bound, nemesis.fleet));
             }
-            nemesis.join_again();
+            nemesis.fleet.retire_removed();
+            if nemesis.join_again() {
+                deadline = Instant::now() + self.bound;
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())

@@ -50,7 +50,7 @@ const OPERATIONS: [&str; 12] = [
 ];
 
 /// What must have come of the faults of a long run.
-const EFFECTS: [&str; 11] = [
+const EFFECTS: [&str; 12] = [
     "connections torn at a byte",
     "syncs that failed",
     "syncs that were slow",
@@ -60,6 +60,7 @@ const EFFECTS: [&str; 11] = [
     "transfers that were made",
     "compactions that were made",
     "nodes that joined at once",
+    "nodes that were taken out",
     "sleeps to their end",
     "scripts to their end",
 ];
