@@ -50,3 +50,4 @@ pub use event::Event;
 pub use frame::{Frame, OutFrame};
 pub use handshake::{PeerIdentity, PROTOCOL_VERSION};
 pub use links::{LinkConfig, Links};
+pub use resolve::{by_the_system, Resolve};

@@ -35,6 +35,7 @@ pub struct Work {
     /// Of the request.
     pub id: u64,
     pub hard_state: Option<HardState>,
+    pub promise_us: Option<u64>,
     pub regain_trust: bool,
     pub truncate_from: Option<u64>,
     /// Term of the last entry that `truncate_from` leaves.
@@ -140,9 +141,11 @@ impl LogWriter {
     /// Writes a batch; on return with `fsync` all of it is durable. An error is final.
     pub fn write_batch(&mut self, batch: &[Work], fsync: bool) -> Result<(), LogError> {
         let hard_state = batch.iter().rev().find_map(|work| work.hard_state).unwrap_or(self.meta.hard_state);
+        let promise_us = batch.iter().rev().find_map(|work| work.promise_us).unwrap_or(self.meta.promise_us);
         let trust = self.meta.distrusted && batch.iter().any(|work| work.regain_trust);
-        if hard_state != self.meta.hard_state || trust {
+        if hard_state != self.meta.hard_state || promise_us != self.meta.promise_us || trust {
             self.meta.hard_state = hard_state;
+            self.meta.promise_us = promise_us;
             self.meta.distrusted &= !trust;
             self.write_meta()?;
         }
@@ -185,12 +188,12 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Gives up the segments before `purge.first_sequence`. META is the commit point: what is left undone behind it
-    /// is finished by the next start.
+    /// Gives up the entries up to `purge.base_index`, and the segments before `purge.first_sequence`. META is the commit
+    /// point: what is left undone behind it is finished by the next start.
     pub fn purge(&mut self, purge: Purge) -> Result<(), LogError> {
         let Purge { base_index, base_term, first_sequence, views, .. } = purge;
         let sequences = self.meta.first_sequence..first_sequence;
-        assert!(!sequences.is_empty() && first_sequence < self.next_sequence, "the active segment is kept");
+        assert!(first_sequence < self.next_sequence, "the active segment is kept");
         assert!(base_index >= self.meta.base_index && base_index <= self.last.0, "the log holds its base");
         if self.unsynced_since.is_some() {
             self.sync()?;
@@ -199,7 +202,9 @@ impl LogWriter {
         self.meta.first_sequence = first_sequence;
         self.write_meta()?;
         self.sealed_bytes -= self.used_bytes.drain(..sequences.len()).sum::<u64>();
-        self.helper.put_away(sequences, views);
+        if !sequences.is_empty() {
+            self.helper.put_away(sequences, views);
+        }
         self.note(|_| ());
         Ok(())
     }

@@ -229,7 +229,6 @@ impl Settings {
         // Accepting what has no effect would be a silent difference.
         for (asked, name, value) in [
             (!self.persist, "persist", "no"),
-            (self.read_lease, "read-lease", "yes"),
             (self.follower_proxy, "follower-proxy", "yes"),
             (self.tls_enabled, "tls-enabled", "yes"),
         ] {

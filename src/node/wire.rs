@@ -77,10 +77,14 @@ pub fn encode(message: &Message, entries: &[Entry]) -> Encoded {
             header.push(u8::from(*granted));
             VOTE_REPLY
         }
-        Body::Append { prev, entries: metas, commit, round } => {
+        Body::Append { prev, entries: metas, commit, round, lease_us } => {
             assert_eq!(metas.len(), entries.len(), "an Append leaves with the payloads of its entries");
             [prev.index, prev.term, *commit, *round].into_iter().for_each(&mut put);
             put_entries(&mut header, entries);
+            // Only where there is one: a node that does not know leases refuses the frame, and promises nothing.
+            if *lease_us > 0 {
+                header.extend_from_slice(&lease_us.to_le_bytes());
+            }
             APPEND
         }
         Body::Appended { matched, round } => {
@@ -126,6 +130,10 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub fn new(kind: u8, header: &'a [u8]) -> Fields<'a> {
         Fields { kind, whole: header.len(), rest: header }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// Nothing may be left over.
@@ -181,7 +189,8 @@ pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<(Message, Vec<
             let (commit, round) = (fields.u64()?, fields.u64()?);
             entries = decode_entries(&mut fields, prev.index, payload)?;
             let metas = entries.iter().map(meta).collect::<Result<_, _>>()?;
-            Body::Append { prev, entries: metas, commit, round }
+            let lease_us = if fields.is_empty() { 0 } else { fields.u64()? };
+            Body::Append { prev, entries: metas, commit, round, lease_us }
         }
         APPENDED => Body::Appended { matched: fields.u64()?, round: fields.u64()? },
         REFUSED => Body::Refused {
@@ -268,8 +277,8 @@ mod tests {
     fn append() -> (Message, Vec<Entry>) {
         let entries = vec![entry(8, b"one"), entry(9, b""), entry(10, b"three")];
         let metas = entries.iter().map(|e| meta(e).unwrap()).collect();
-        let body =
-            Body::Append { prev: Position { index: 7, term: 2 }, entries: metas, commit: 6, round: 11 };
+        let prev = Position { index: 7, term: 2 };
+        let body = Body::Append { prev, entries: metas, commit: 6, round: 11, lease_us: 0 };
         (Message { term: 4, body }, entries)
     }
 
@@ -309,6 +318,20 @@ mod tests {
         let (decoded, got) = decode(encoded.kind, &encoded.header, &join(&encoded)).unwrap();
         assert_eq!(decoded, message);
         assert_eq!(got.iter().map(|e| &e.payload[..]).collect::<Vec<_>>(), [&b"one"[..], b"", b"three"]);
+    }
+
+    #[test]
+    fn a_lease_stands_at_the_end_of_an_append() {
+        let (mut message, entries) = append();
+        let without = encode(&message, &entries);
+        let Body::Append { lease_us, .. } = &mut message.body else { panic!("{message:?}") };
+        *lease_us = 1_000_000;
+        let encoded = encode(&message, &entries);
+        assert_eq!(encoded.header[..without.header.len()], without.header[..]);
+        let (decoded, _) = decode(encoded.kind, &encoded.header, &join(&encoded)).unwrap();
+        assert_eq!(decoded, message);
+        let cut = &encoded.header[..encoded.header.len() - 1];
+        assert!(decode(encoded.kind, cut, &join(&encoded)).is_err());
     }
 
     #[test]

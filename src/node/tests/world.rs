@@ -1,6 +1,6 @@
 //! The world of paper.
 
-use crate::consensus::{NodeId, Position, WriteId};
+use crate::consensus::{Body, NodeId, Position, WriteId};
 use crate::log::{Entry, Hole, LogError, WriteRequest};
 use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
@@ -106,6 +106,12 @@ impl PaperWorld {
         self.damage.repaired += (before - self.damaged.len()) as u64;
     }
 
+    /// The record can be read after all.
+    pub fn heal(&mut self, index: u64) {
+        self.damaged.remove(&index);
+        self.damage.repaired += 1;
+    }
+
     /// Index of the last entry of the log.
     pub fn last_index(&self) -> u64 {
         self.begins_behind + self.entries.len() as u64
@@ -143,6 +149,9 @@ impl World for PaperWorld {
     }
 
     fn send(&mut self, to: NodeId, frame: wire::Encoded) {
+        let hands_over = wire::decode(frame.kind, &frame.header, &Bytes::new())
+            .is_ok_and(|(message, _)| message.body == Body::TimeoutNow);
+        assert!(!hands_over || self.bridge.lease_until_us() == 0, "a successor is called under a lease");
         self.sent.push((to, frame));
     }
 
@@ -203,6 +212,7 @@ impl World for PaperWorld {
 
     fn purge(&mut self, through: u64) -> u64 {
         self.purged = self.purged.max(through);
+        self.damaged = self.damaged.split_off(&(through + 1));
         self.purged
     }
 
