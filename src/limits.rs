@@ -41,6 +41,12 @@ pub const MAX_USED_IDS: usize = 1 << 16;
 pub const HEAL_WINDOW_ENTRIES: usize = 16;
 pub const HEAL_WINDOW_BYTES: u64 = 2 << 20;
 
+// Recovery (src/recover).
+
+/// Longest file of members, in bytes, and most members in it.
+pub const MAX_MEMBERS_FILE_BYTES: usize = 64 << 10;
+pub const MAX_MEMBERS_FILE_LINES: usize = 63;
+
 // Links (src/link) and RESP (src/resp).
 
 /// Most decimal digits of a RESP length or count: enough for `MAX_FRAME_BYTES`.
@@ -57,6 +63,9 @@ pub const MAX_REPLY_ELEMENTS: usize = 4096;
 pub const MAX_REPLY_DEPTH: usize = 8;
 /// Most `-MOVED` answers that one request follows.
 pub const MAX_REDIRECTS: usize = 5;
+
+/// Longest time for which a leader may ask voters to elect nobody else: the longest election timeout.
+pub const MAX_LEASE_US: u64 = 3_600_000_000;
 
 /// Most accepted connections on the peer port that have not proven who they are.
 pub const MAX_UNAUTHENTICATED_LINKS: usize = 256;

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use redisraft::log::LogError;
+use redisraft::recover::RecoverError;
 use redisraft::snapshot::SnapshotError;
 
 /// Exit codes are part of the interface: scripts and monitoring rely on them.
@@ -21,6 +22,7 @@ pub const LOSS: u8 = 6;
 pub enum Failure {
     Log(LogError),
     Snapshot(Box<SnapshotError>),
+    Recover(RecoverError),
     /// Stdout could not be written.
     Output(io::Error),
     /// Asked for something that cannot be done to this log.
@@ -41,6 +43,7 @@ impl Failure {
             Failure::Log(error) => exit_code_of(error),
             Failure::Snapshot(error) if matches!(**error, SnapshotError::Io { .. }) => INPUT_OUTPUT,
             Failure::Snapshot(_) => DAMAGE,
+            Failure::Recover(error) => exit_code_of_recovery(error),
             // Whoever reads has enough: `| head` is no failure.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => CLEAN,
             Failure::Output(_) | Failure::File { .. } => INPUT_OUTPUT,
@@ -76,6 +79,24 @@ pub fn exit_code_of(error: &LogError) -> u8 {
     }
 }
 
+fn exit_code_of_recovery(error: &RecoverError) -> u8 {
+    match error {
+        RecoverError::Log(error) => exit_code_of(error),
+        RecoverError::Snapshot(SnapshotError::Io { .. }) => INPUT_OUTPUT,
+        RecoverError::Snapshot(SnapshotError::NewerFormat { .. }) => NEWER,
+        RecoverError::Damaged { .. }
+        | RecoverError::Snapshot(_)
+        | RecoverError::SnapshotMissing { .. }
+        | RecoverError::Members { .. } => DAMAGE,
+        RecoverError::NotAMember { .. }
+        | RecoverError::MembersFile(_)
+        | RecoverError::NoName { .. }
+        | RecoverError::InTheWay { .. }
+        | RecoverError::OtherDisk { .. } => USAGE,
+        RecoverError::Io { .. } | RecoverError::HalfPlaced { .. } => INPUT_OUTPUT,
+    }
+}
+
 /// Leaves damage aside: it is told later, behind what can be read.
 pub fn despite_damage(result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
@@ -89,6 +110,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Log(error) => error.fmt(f),
             Failure::Snapshot(error) => error.fmt(f),
+            Failure::Recover(error) => error.fmt(f),
             Failure::Output(error) => write!(f, "cannot write to stdout: {error}; nothing was changed"),
             Failure::Usage(text) | Failure::Damage(text) => f.write_str(text),
             Failure::File { verb, path, source } => {
@@ -101,6 +123,12 @@ impl fmt::Display for Failure {
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Failure {
         Failure::Log(error)
+    }
+}
+
+impl From<RecoverError> for Failure {
+    fn from(error: RecoverError) -> Failure {
+        Failure::Recover(error)
     }
 }
 

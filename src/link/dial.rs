@@ -64,6 +64,12 @@ impl Dialler {
         self.set_peers(&peers, reactor, now);
     }
 
+    /// Nobody is dialled any more.
+    pub fn forget_identity(&mut self, reactor: &mut Reactor, now: Instant) {
+        self.set_peers(&[], reactor, now);
+        self.identity = None;
+    }
+
     /// Dials new peers, and anew those whose address changed; drops those that are not in `wanted`.
     pub fn set_peers(&mut self, wanted: &[(u64, String)], reactor: &mut Reactor, now: Instant) {
         let kept = |id: u64, address: &str| wanted.iter().any(|(w, a)| *w == id && a == address);

@@ -31,6 +31,7 @@ pub struct Log {
     pub(super) directory: PathBuf,
     identity: Identity,
     hard_state: HardState,
+    promise_us: u64,
     trusted: bool,
     pub(super) table: Table,
     pub(super) holes: Arc<Holes>,
@@ -78,7 +79,7 @@ impl Log {
         options: Options,
         notify: Notify,
     ) -> Result<Log, LogError> {
-        make(disk.as_ref(), directory, &identity, &options)?;
+        make(disk.as_ref(), directory, &identity, (0, 0), &options)?;
         Ok(Log::open_on(disk, directory, options, notify)?.0)
     }
 
@@ -89,7 +90,18 @@ impl Log {
         identity: Identity,
         options: Options,
     ) -> Result<(Log, InlineWriter), LogError> {
-        make(disk.as_ref(), directory, &identity, &options)?;
+        Log::create_behind(disk, directory, identity, (0, 0), options)
+    }
+
+    /// The same of a log that begins behind an entry (index, term): what lies before is in a snapshot.
+    pub fn create_behind(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        identity: Identity,
+        base: (u64, u64),
+        options: Options,
+    ) -> Result<(Log, InlineWriter), LogError> {
+        make(disk.as_ref(), directory, &identity, base, &options)?;
         let (log, writer, _) = Log::open_inline(disk, directory, options)?;
         Ok((log, writer))
     }
@@ -159,7 +171,7 @@ impl Log {
         let helper = Helper::start(settings, prepared, stats.clone(), on_failure, threads)?;
         let both = (shared.clone(), holes.clone());
         let scrubber = Scrub::new(disk.clone(), directory, both, notify.clone(), scrub.clone());
-        let patience = Patience::new(disk.clone(), shared.closing());
+        let patience = Patience::new(disk.clone(), shared.closing(), options.wait_for_space);
         let writer = LogWriter::new(disk.clone(), directory.to_path_buf(), helper, patience, stats, start)?;
         let log = Log {
             disk,
@@ -170,6 +182,7 @@ impl Log {
                 secret: meta.secret,
             },
             hard_state: meta.hard_state,
+            promise_us: meta.promise_us,
             trusted: !meta.distrusted,
             table,
             holes: holes.clone(),
@@ -194,6 +207,11 @@ impl Log {
     /// Term and vote as last handed in (or read back).
     pub fn hard_state(&self) -> HardState {
         self.hard_state
+    }
+
+    /// The longest promise to a leader that may have been in force, as last handed in (or read back); in microseconds.
+    pub fn promise_us(&self) -> u64 {
+        self.promise_us
     }
 
     /// Whether no acknowledged entry can have been cut away. A node whose log is not trusted neither votes nor stands
@@ -252,16 +270,26 @@ impl Log {
             assert!(self.hard_state.may_become(hard_state), "{:?} -> {hard_state:?}", self.hard_state);
             self.hard_state = hard_state;
         }
+        self.promise_us = request.promise_us.unwrap_or(self.promise_us);
         self.trusted |= request.regain_trust;
         if let Some(from) = request.truncate_from {
             self.table.truncate(from);
             self.holes.keep(self.table.first_index(), self.table.last_index());
         }
         let term_left = self.table.term_at(self.table.last_index()).expect("the last entry has a term");
-        let WriteRequest { id, hard_state, truncate_from, entries, regain_trust } = request;
+        let WriteRequest { id, hard_state, promise_us, truncate_from, entries, regain_trust } = request;
         let entries = Arc::new(entries);
         let payload_bytes = self.table.push(id, entries.clone());
-        let work = Work { id, hard_state, regain_trust, truncate_from, term_left, entries, payload_bytes };
+        let work = Work {
+            id,
+            hard_state,
+            promise_us,
+            regain_trust,
+            truncate_from,
+            term_left,
+            entries,
+            payload_bytes,
+        };
         self.unstarted |= self.shared.submit(work);
     }
 
@@ -390,7 +418,13 @@ impl Drop for Log {
 }
 
 /// The files of a new log.
-fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Options) -> Result<(), LogError> {
+fn make(
+    disk: &dyn Disk,
+    directory: &Path,
+    identity: &Identity,
+    (base_index, base_term): (u64, u64),
+    options: &Options,
+) -> Result<(), LogError> {
     let segment_bytes = checked_segment_bytes(directory, options)?;
     assert!(identity.cluster_id.is_ascii(), "a cluster id is ASCII");
     let cluster_id = identity.cluster_id.as_bytes().try_into();
@@ -402,12 +436,13 @@ fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Option
         },
         secret: identity.secret,
         hard_state: HardState::default(),
-        base_index: 0,
-        base_term: 0,
+        base_index,
+        base_term,
         first_sequence: 1,
         floor_sequence: 1,
         floor_offset: 0,
         distrusted: false,
+        promise_us: 0,
     };
     recovery::create(disk, directory, &meta, segment_bytes)
 }

@@ -1,55 +1,86 @@
-//! Peers that this node's log does not know yet: it was down, or is only joining, while they became members.
+//! Where peers say that they are, when the log says something else: they were made members while this node was down,
+//! they are only joining, or they have moved.
 //!
 //! Frames travel only on a link that their sender has dialled. A leader that came later than the end of this node's log
 //! would never get an answer, and without an answer it sends no entries: so whoever has dialled a peer first says where
-//! it can be dialled itself. Its place in the cluster is decided by the log alone.
+//! it can be dialled itself. Its place in the cluster is decided by the log alone; the leader puts an address that has
+//! changed there.
 
-use super::address::HostPort;
-use super::kinds::CALLER;
-use super::members::Members;
-use super::wire::{Encoded, WireError};
+use super::members::{Member, Members};
 use crate::consensus::NodeId;
-use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Most callers that are kept; more than can join while one node is away.
 const MAX_CALLERS: usize = 32;
 
-/// Whether a frame of this kind is a caller's.
-pub fn is_kind(kind: u8) -> bool {
-    kind == CALLER
+/// What a caller said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub peer_address: String,
+    pub address: String,
+    /// The leader has said why this address is not taken over.
+    pub refused: bool,
 }
 
-/// "I am at this address", `host:port` for peers.
-pub fn encode(peer_address: &str) -> Encoded {
-    Encoded { kind: CALLER, header: peer_address.as_bytes().to_vec(), payloads: Vec::new() }
+impl Caller {
+    pub fn is_at(&self, member: &Member) -> bool {
+        self.peer_address == member.peer_address && self.address == member.address
+    }
 }
 
-/// The address that the caller named.
-///
-/// # Errors
-/// What is no address, or has something behind it.
-pub fn decode<'a>(kind: u8, header: &'a [u8], payload: &Bytes) -> Result<&'a str, WireError> {
-    let error = WireError::Length { kind, length: header.len() + payload.len() };
-    let text = std::str::from_utf8(header).ok().filter(|_| payload.is_empty());
-    text.filter(|text| HostPort::parse(text).is_ok()).ok_or(error)
-}
-
+/// Kept until the log says the same, or something newer; or until this node restarts.
 #[derive(Default)]
-pub(super) struct Callers(BTreeMap<NodeId, String>);
+pub(super) struct Callers(BTreeMap<NodeId, Caller>);
 
 impl Callers {
-    /// True: there is somebody new to dial. Callers are kept until this node restarts: the log will know them.
-    pub fn heard(&mut self, id: NodeId, address: &str) -> bool {
-        let fits = self.0.len() < MAX_CALLERS || self.0.contains_key(&id);
-        fits && self.0.insert(id, address.to_string()).is_none_or(|before| before != address)
+    /// True: there is something new. `known`: what the log says.
+    pub fn heard(
+        &mut self,
+        id: NodeId,
+        peer_address: String,
+        address: String,
+        known: Option<&Member>,
+    ) -> bool {
+        let caller = Caller { peer_address, address, refused: false };
+        if known.is_some_and(|member| caller.is_at(member)) {
+            return self.0.remove(&id).is_some();
+        }
+        let same =
+            |before: &Caller| before.peer_address == caller.peer_address && before.address == caller.address;
+        if self.0.get(&id).is_some_and(same) {
+            return false;
+        }
+        let fits = self.0.len() < MAX_CALLERS || self.0.contains_key(&id) || known.is_some();
+        if fits {
+            self.0.insert(id, caller);
+        }
+        fits
     }
 
-    /// Whom to dial: the members, and callers that the log does not know.
-    pub fn and_members(&self, members: &Members) -> BTreeMap<NodeId, String> {
-        let mut peers = self.0.clone();
-        peers.extend(members.0.iter().map(|(id, member)| (*id, member.peer_address.clone())));
-        peers
+    /// These are committed: who is where they say, or is not one of them any more, need not be remembered.
+    pub fn agree(&mut self, members: &Members, removed: impl Fn(NodeId) -> bool) {
+        let known =
+            |id: &NodeId, caller: &Caller| members.0.get(id).is_some_and(|member| caller.is_at(member));
+        self.0.retain(|id, caller| !known(id, caller) && !removed(*id));
+    }
+
+    /// A member that says that it is elsewhere, and was not refused that.
+    pub fn moved(&self, members: &Members) -> Option<(NodeId, &Caller)> {
+        let elsewhere = |(id, caller): &(NodeId, &Caller)| {
+            !caller.refused && members.0.get(id).is_some_and(|member| !caller.is_at(member))
+        };
+        self.iter().find(elsewhere)
+    }
+
+    /// Its address cannot be taken over.
+    pub fn refuse(&mut self, id: NodeId) {
+        if let Some(caller) = self.0.get_mut(&id) {
+            caller.refused = true;
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Caller)> {
+        self.0.iter().map(|(id, caller)| (*id, caller))
     }
 }
 
@@ -57,27 +88,39 @@ impl Callers {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_address_comes_back_and_nothing_else_does() {
-        let frame = encode("[::1]:15000");
-        assert_eq!(decode(frame.kind, &frame.header, &Bytes::new()), Ok("[::1]:15000"));
-        assert!(decode(CALLER, &frame.header, &Bytes::from_static(b"x")).is_err());
-        assert!(decode(CALLER, b"nowhere", &Bytes::new()).is_err());
-        assert!(decode(CALLER, b"\xff:1", &Bytes::new()).is_err());
+    fn member(peer_address: &str) -> Member {
+        Member { voting: true, address: "host:5000".into(), peer_address: peer_address.into() }
+    }
+
+    fn hear(callers: &mut Callers, id: NodeId, peer_address: &str, known: Option<&Member>) -> bool {
+        callers.heard(id, peer_address.into(), "host:5000".into(), known)
     }
 
     #[test]
-    fn callers_are_bounded_and_members_are_where_the_log_says() {
+    fn strangers_are_bounded_and_members_are_not() {
         let mut callers = Callers::default();
-        assert!((0..MAX_CALLERS as u64).all(|id| callers.heard(id + 1, "host:1")));
-        assert!(!callers.heard(1, "host:1") && callers.heard(1, "host:2"));
-        assert!(!callers.heard(1000, "host:1"), "there are enough");
-        let member = super::super::members::Member {
-            voting: true,
-            address: "host:6".into(),
-            peer_address: "host:7".into(),
-        };
-        let peers = callers.and_members(&Members([(1, member)].into()));
-        assert_eq!((peers.len(), peers[&1].as_str()), (MAX_CALLERS, "host:7"));
+        assert!((0..MAX_CALLERS as u64).all(|id| hear(&mut callers, id + 1, "host:1", None)));
+        assert!(!hear(&mut callers, 1, "host:1", None) && hear(&mut callers, 1, "host:2", None));
+        assert!(!hear(&mut callers, 1000, "host:1", None), "there are enough");
+        assert!(hear(&mut callers, 1000, "host:1", Some(&member("host:7"))));
+        assert_eq!(callers.iter().count(), MAX_CALLERS + 1);
+    }
+
+    #[test]
+    fn what_the_log_says_as_well_is_not_kept() {
+        let (mut callers, member) = (Callers::default(), member("host:7"));
+        assert!(!hear(&mut callers, 1, "host:7", Some(&member)));
+        assert!(hear(&mut callers, 1, "host:8", Some(&member)));
+        let members = Members([(1, member.clone())].into());
+        assert_eq!(
+            callers.moved(&members).map(|(id, caller)| (id, caller.peer_address.clone())),
+            Some((1, "host:8".into()))
+        );
+        assert_eq!(callers.moved(&Members::default()), None);
+        assert!(
+            hear(&mut callers, 1, "host:7", Some(&member)),
+            "it has come back: it is dialled there again"
+        );
+        assert_eq!(callers.iter().count(), 0);
     }
 }

@@ -1,4 +1,8 @@
 //! Changes of the membership: one at a time, queued while another is under way (dissertation 4.1).
+//!
+//! One node joins, gets its vote, moves to another address, or goes with each entry, so that any majority before shares a
+//! node with any majority after. The core takes the next only when the last is committed, and none before an entry of
+//! the leader's own term is.
 
 use super::bridge::{Answer, Ticket};
 use super::members::{Member, Members};
@@ -11,21 +15,77 @@ use std::collections::VecDeque;
 /// Most changes that wait; one more is refused.
 const MAX_QUEUED: usize = 64;
 
-enum Change {
+#[derive(Debug)]
+pub(super) enum Change {
     Add { ticket: Ticket, id: NodeId, member: Member },
     Promote { id: NodeId },
+    Remove(Removal),
+    Move { id: NodeId, address: String, peer_address: String },
+}
+
+/// A node is to go.
+#[derive(Debug)]
+pub(super) struct Removal {
+    pub id: NodeId,
+    pub asked_by: AskedBy,
+    /// Until then it may wait for the voters that it needs.
+    pub patience_until_us: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AskedBy {
+    Administrator(Ticket),
+    /// The node itself, which was told so while it led.
+    Itself,
 }
 
 /// A change in the log that is not committed yet.
 struct InFlight {
     index: u64,
-    added: Option<(Ticket, NodeId)>,
+    id: NodeId,
+    /// Who is answered, and whether with an invitation.
+    waiting: Option<(Ticket, bool)>,
 }
 
 #[derive(Default)]
 pub(super) struct Changes {
     queue: VecDeque<Change>,
     in_flight: Option<InFlight>,
+    /// Another member has this node's own new address: said once.
+    own_address_refused: bool,
+}
+
+impl Changes {
+    /// One more may wait.
+    pub fn have_room(&self) -> bool {
+        self.queue.len() < MAX_QUEUED
+    }
+
+    /// None waits, and none is under way.
+    pub fn are_idle(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_none()
+    }
+
+    pub fn push(&mut self, change: Change) {
+        self.queue.push_back(change);
+    }
+
+    /// The node is on its way out already, because it asked for that itself.
+    pub fn lets_go(&self, id: NodeId) -> bool {
+        self.queue.iter().any(|change| matches!(change, Change::Remove(removal) if removal.id == id))
+    }
+}
+
+/// What is to become of a change whose turn has come.
+enum Next {
+    Propose(Members),
+    /// There is nothing to be done any more.
+    Done,
+    /// The learner is a member, and does not know.
+    Invite(NodeId),
+    /// Not now.
+    Wait,
+    Refuse(String),
 }
 
 impl Node {
@@ -42,28 +102,22 @@ impl Node {
             let answer = self.not_leader();
             return world.bridge().answer(ticket, answer);
         }
-        if let Some(known) = self.invited_before(id, &address, &peer_address) {
-            let answer = self.added(known);
-            return world.bridge().answer(ticket, answer);
-        }
-        match self.check_new_member(id, &address, &peer_address) {
-            Err(reason) => world.bridge().answer(ticket, Answer::Refused(reason)),
-            Ok(()) => {
-                let id = if id == 0 { self.unused_id(world) } else { id };
-                let member = Member { voting: false, address, peer_address };
-                self.changes.queue.push_back(Change::Add { ticket, id, member });
-            }
+        let member = Member { voting: false, address, peer_address };
+        let again = id != 0 && self.members().0.get(&id) == Some(&member);
+        let refusal = match () {
+            _ if !self.changes.have_room() => Some(too_many()),
+            _ if again => None, // it has not got its invitation, and asks once more
+            _ => self.used_before(id),
+        };
+        match refusal {
+            Some(reason) => world.bridge().answer(ticket, Answer::Refused(reason)),
+            None => self.changes.push(Change::Add { ticket, id, member }),
         }
     }
 
     /// The learner with these very addresses that never took an entry: its invitation was lost on the way.
-    fn invited_before(&self, id: NodeId, address: &str, peer_address: &str) -> Option<NodeId> {
-        let same = |(known, member): &(&NodeId, &Member)| {
-            !member.voting
-                && member.address == address
-                && member.peer_address == peer_address
-                && (id == 0 || id == **known)
-        };
+    fn invited_before(&self, id: NodeId, joiner: &Member) -> Option<NodeId> {
+        let same = |(known, member): &(&NodeId, &Member)| *member == joiner && (id == 0 || id == **known);
         let committed = self.member_history.iter().rev().find(|(index, _)| *index <= self.committed)?;
         let known = *committed.1 .0.iter().find(same)?.0;
         self.raft.progress().any(|(peer, progress)| peer == known && progress.matched == 0).then_some(known)
@@ -79,21 +133,19 @@ impl Node {
         leader.map_or(Answer::NoLeader, |leader| Answer::Moved { address: leader.address.clone() })
     }
 
-    fn check_new_member(&self, id: NodeId, address: &str, peer_address: &str) -> Result<(), String> {
-        if self.changes.queue.len() >= MAX_QUEUED {
-            return Err(format!("{MAX_QUEUED} membership changes are waiting already; try again later"));
-        }
-        if self.id_is_used(id) {
-            return Err(format!("node id {id} was used already; an id is used once, ever (0 = choose one)"));
-        }
-        for (other, member) in &self.members().0 {
-            if member.address == address || member.peer_address == peer_address {
-                return Err(format!(
-                    "{address} (peers: {peer_address}) is the address of node {other} already"
-                ));
-            }
-        }
-        Ok(())
+    fn used_before(&self, id: NodeId) -> Option<String> {
+        let used = id != 0 && self.id_is_used(id);
+        used.then(|| format!("node id {id} was used already; an id is used once, ever (0 = choose one)"))
+    }
+
+    /// The member, other than `id`, that has one of these addresses.
+    fn others_address(&self, id: NodeId, address: &str, peer_address: &str) -> Option<NodeId> {
+        let claimed = |member: &Member| member.address == address || member.peer_address == peer_address;
+        self.members()
+            .0
+            .iter()
+            .find(|(other, member)| **other != id && claimed(member))
+            .map(|(other, _)| *other)
     }
 
     fn id_is_used(&self, id: NodeId) -> bool {
@@ -117,8 +169,8 @@ impl Node {
     pub(super) fn learner_ready(&mut self, id: NodeId) {
         let queued =
             self.changes.queue.iter().any(|c| matches!(c, Change::Promote { id: other } if *other == id));
-        if !queued && self.changes.in_flight.is_none() && self.changes.queue.len() < MAX_QUEUED {
-            self.changes.queue.push_back(Change::Promote { id });
+        if !queued && self.changes.in_flight.is_none() && self.changes.have_room() {
+            self.changes.push(Change::Promote { id });
         }
     }
 
@@ -128,35 +180,144 @@ impl Node {
         if waits || !self.raft.own_term_committed() {
             return Ok(());
         }
-        let Some(change) = self.changes.queue.pop_front() else { return Ok(()) };
+        let Some(mut change) = self.changes.queue.pop_front().or_else(|| self.next_move()) else {
+            return Ok(());
+        };
+        if let Change::Add { id: id @ 0, member, .. } = &mut change {
+            *id = self.invited_before(0, member).unwrap_or_else(|| self.unused_id(world));
+        }
+        match self.next_members(world, &change) {
+            Next::Propose(members) => self.propose_change(world, change, &members)?,
+            Next::Wait => self.changes.queue.push_front(change),
+            Next::Invite(id) => {
+                if let Change::Add { ticket, .. } = change {
+                    world.bridge().answer(ticket, self.added(id));
+                }
+            }
+            Next::Done => {
+                if let Change::Remove(Removal { asked_by: AskedBy::Administrator(ticket), .. }) = change {
+                    world.bridge().answer(ticket, Answer::Ok);
+                }
+            }
+            Next::Refuse(reason) => self.refuse_change(world, &change, reason),
+        }
+        Ok(())
+    }
+
+    fn next_members<W: World>(&self, world: &W, change: &Change) -> Next {
         let mut members = self.members().clone();
-        let added = match &change {
-            Change::Add { ticket, id, member } => {
+        match change {
+            Change::Add { id, member, .. } => {
+                if let Some(known) = self.invited_before(*id, member) {
+                    return Next::Invite(known);
+                }
+                let (address, peer_address) = (&member.address, &member.peer_address);
+                let refusal = self.used_before(*id).or_else(|| {
+                    let other = self.others_address(*id, address, peer_address)?;
+                    Some(format!("{address} (peers: {peer_address}) is the address of node {other} already"))
+                });
+                if let Some(reason) = refusal {
+                    return Next::Refuse(reason);
+                }
                 members.0.insert(*id, member.clone());
-                Some((*ticket, *id))
             }
             Change::Promote { id } => match members.0.get_mut(id).filter(|member| !member.voting) {
-                Some(member) => {
-                    member.voting = true;
-                    None
-                }
-                None => return Ok(()), // votes already, or is gone
+                Some(member) => member.voting = true,
+                None => return Next::Done, // votes already, or is gone
             },
+            Change::Remove(removal) => {
+                if !members.0.contains_key(&removal.id) {
+                    return Next::Done;
+                }
+                if let Err(obstacle) = self.check_removal(removal.id, world.now_us()) {
+                    let waits = !obstacle.lasting && world.now_us() < removal.patience_until_us;
+                    return if waits { Next::Wait } else { Next::Refuse(obstacle.reason) };
+                }
+                members.0.remove(&removal.id);
+            }
+            Change::Move { id, address, peer_address } => match members.0.get_mut(id) {
+                Some(member) => {
+                    (member.address, member.peer_address) = (address.clone(), peer_address.clone());
+                }
+                None => return Next::Done,
+            },
+        }
+        Next::Propose(members)
+    }
+
+    /// A member that is not where the log says, this node included. Two members cannot have one address.
+    fn next_move(&mut self) -> Option<Change> {
+        let change = |id, address: &str, peer_address: &str| {
+            Some(Change::Move { id, address: address.to_string(), peer_address: peer_address.to_string() })
         };
-        self.propose_members(world, &members)?;
+        let own = self.members().0.get(&self.id);
+        if own.is_some_and(|own| own.address != self.address || own.peer_address != self.peer_address) {
+            let (address, peer_address) = (&self.address, &self.peer_address);
+            match self.others_address(self.id, address, peer_address) {
+                None => return change(self.id, address, peer_address),
+                Some(other) if !self.changes.own_address_refused => {
+                    self.changes.own_address_refused = true;
+                    log::error!(
+                        "{address} (peers: {peer_address}) is the address of node {other}: set raft.addr"
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        let (id, caller) = self.callers.moved(self.members())?;
+        let (address, peer_address) = (caller.address.clone(), caller.peer_address.clone());
+        match self.others_address(id, &address, &peer_address) {
+            None => change(id, &address, &peer_address),
+            Some(other) => {
+                log::error!(
+                    "node {id} says that it is at {address} (peers: {peer_address}): there is node {other}"
+                );
+                self.callers.refuse(id);
+                None
+            }
+        }
+    }
+
+    fn propose_change<W: World>(
+        &mut self,
+        world: &mut W,
+        change: Change,
+        members: &Members,
+    ) -> Result<(), Fatal> {
+        self.propose_members(world, members)?;
         match self.refused.take() {
-            None => self.changes.in_flight = Some(InFlight { index: self.raft.last().index, added }),
+            None => {
+                let (id, waiting) = match &change {
+                    Change::Add { ticket, id, .. } => (*id, Some((*ticket, true))),
+                    Change::Remove(Removal { id, asked_by: AskedBy::Administrator(ticket), .. }) => {
+                        (*id, Some((*ticket, false)))
+                    }
+                    Change::Promote { id } | Change::Move { id, .. } | Change::Remove(Removal { id, .. }) => {
+                        (*id, None)
+                    }
+                };
+                log::info!("membership of entry {}: {change:?}", self.raft.last().index);
+                self.changes.in_flight = Some(InFlight { index: self.raft.last().index, id, waiting });
+            }
             Some(Refusal::ChangeInProgress | Refusal::TermNotCommitted) => {
                 self.changes.queue.push_front(change)
             }
             Some(reason) => {
-                if let Some((ticket, _)) = added {
-                    let reason = format!("the change was not made: {reason:?}");
-                    world.bridge().answer(ticket, Answer::Refused(reason));
-                }
+                self.refuse_change(world, &change, format!("the change was not made: {reason:?}"))
             }
         }
         Ok(())
+    }
+
+    fn refuse_change<W: World>(&self, world: &mut W, change: &Change, reason: String) {
+        match change {
+            Change::Add { ticket, .. } => world.bridge().answer(*ticket, Answer::Refused(reason)),
+            Change::Remove(Removal { id, asked_by, .. }) => match asked_by {
+                AskedBy::Administrator(ticket) => world.bridge().answer(*ticket, Answer::Refused(reason)),
+                AskedBy::Itself => self.deny(world, *id, reason),
+            },
+            Change::Promote { .. } | Change::Move { .. } => log::warn!("{change:?}: {reason}"),
+        }
     }
 
     fn propose_members<W: World>(&mut self, world: &mut W, members: &Members) -> Result<(), Fatal> {
@@ -168,9 +329,10 @@ impl Node {
 
     pub(super) fn changes_committed<W: World>(&mut self, world: &mut W, commit: u64) {
         let Some(done) = self.changes.in_flight.take_if(|change| change.index <= commit) else { return };
-        if let Some((ticket, id)) = done.added {
-            let answer = self.added(id);
-            world.bridge().answer(ticket, answer);
+        match done.waiting {
+            Some((ticket, true)) => world.bridge().answer(ticket, self.added(done.id)),
+            Some((ticket, false)) => world.bridge().answer(ticket, Answer::Ok),
+            None => {}
         }
     }
 
@@ -178,14 +340,23 @@ impl Node {
     pub(super) fn changes_lost<W: World>(&mut self, world: &mut W) {
         let elsewhere = self.not_leader();
         for change in self.changes.queue.drain(..) {
-            if let Change::Add { ticket, .. } = change {
-                world.bridge().answer(ticket, elsewhere.clone());
+            match change {
+                Change::Add { ticket, .. }
+                | Change::Remove(Removal { asked_by: AskedBy::Administrator(ticket), .. }) => {
+                    world.bridge().answer(ticket, elsewhere.clone());
+                }
+                Change::Remove(_) | Change::Promote { .. } | Change::Move { .. } => {}
             }
         }
-        if let Some((ticket, id)) = self.changes.in_flight.take().and_then(|change| change.added) {
+        let lost = self.changes.in_flight.take();
+        if let Some((id, (ticket, _))) = lost.and_then(|change| Some((change.id, change.waiting?))) {
             world.bridge().answer(ticket, Answer::Unknown { id });
         }
     }
+}
+
+pub(super) fn too_many() -> String {
+    format!("{MAX_QUEUED} membership changes are waiting already; try again later")
 }
 
 /// Ids are positive 31-bit numbers, as in RedisRaft, so that its clients and scripts can hold them.

@@ -113,8 +113,16 @@ impl Node {
         }
     }
 
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handover.current.is_some()
+    }
+
     /// There must not be one under way.
-    fn begin_handover<W: World>(&mut self, world: &W, target: Option<NodeId>) -> Result<(), String> {
+    pub(super) fn begin_handover<W: World>(
+        &mut self,
+        world: &W,
+        target: Option<NodeId>,
+    ) -> Result<(), String> {
         let now_us = world.now_us();
         let chosen = match target {
             Some(id) => self.check_target(id, now_us).map(|()| id)?,
@@ -160,7 +168,7 @@ impl Node {
     }
 
     /// Heard within half an election timeout, which is longer than a heartbeat: see the settings.
-    fn is_reachable(&self, peer: &PeerProgress, now_us: u64) -> bool {
+    pub(super) fn is_reachable(&self, peer: &PeerProgress, now_us: u64) -> bool {
         peer.reachable && now_us.saturating_sub(peer.heard_us) <= self.settings.election_timeout_ms * 500
     }
 

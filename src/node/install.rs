@@ -303,7 +303,7 @@ impl Node {
                 "entry {position:?} is committed, and the log does not hold it"
             );
             self.snapshots.abandon();
-            self.snapshots.used_ids.extend(self.member_history.iter().flat_map(|(_, m)| m.0.keys().copied()));
+            self.snapshots.used_ids.extend(self.used_ids(self.committed));
             self.load_anew(world);
             world.replace_log(position)?;
             self.member_history = vec![(position.index, members)];

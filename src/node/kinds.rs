@@ -17,8 +17,11 @@ pub const REMEMBER: u8 = 10;
 pub const FETCH: u8 = 32;
 pub const FETCHED: u8 = 33;
 
-/// Where a peer can be dialled (`callers`).
-pub const CALLER: u8 = 48;
+/// Who is where, and who is no member any more (`notices`).
+pub const HERE: u8 = 48;
+pub const LEAVE: u8 = 49;
+pub const DENIED: u8 = 50;
+pub const FAREWELL: u8 = 51;
 
 /// Snapshots (`transfer`).
 pub const OFFER: u8 = 64;
@@ -27,14 +30,14 @@ pub const PART: u8 = 66;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{callers, fetch, transfer};
+    use super::super::{fetch, notices, transfer};
 
     #[test]
     fn each_kind_has_one_room() {
         for kind in 0..=u8::MAX {
             let rooms = [
                 fetch::is_kind(kind),
-                callers::is_kind(kind),
+                notices::is_kind(kind),
                 transfer::is_kind(kind),
                 (1..=10).contains(&kind),
             ];

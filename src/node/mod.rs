@@ -23,11 +23,12 @@
 pub mod address;
 pub mod batches;
 pub mod bridge;
-pub mod callers;
+mod callers;
 pub mod capture;
 mod change;
+pub mod clock;
 pub mod feed;
-mod fetch;
+pub mod fetch;
 mod follow;
 mod handover;
 mod heal;
@@ -37,6 +38,9 @@ mod lead;
 mod load;
 pub mod local;
 pub mod members;
+pub mod notices;
+mod parting;
+mod removal;
 pub mod report;
 pub mod runtime;
 pub mod settings;
@@ -44,7 +48,7 @@ mod snapshot;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod transfer;
+pub mod transfer;
 mod watchdog;
 pub mod wire;
 
@@ -64,6 +68,9 @@ use heal::Healing;
 use install::Transfers;
 use local::Local;
 use members::Members;
+use notices::Notice;
+use parting::Partings;
+use removal::Leaving;
 use report::Reports;
 use settings::Settings;
 use snapshot::Snapshots;
@@ -169,6 +176,8 @@ pub struct Start {
     pub settings: Arc<Settings>,
     pub seed: u64,
     pub hard_state: HardState,
+    /// The longest promise to a leader that may be in force.
+    pub promise_us: u64,
     /// False: acknowledged entries may have been cut from the log.
     pub trusted: bool,
     /// The entry before the first one of the log.
@@ -180,6 +189,9 @@ pub struct Start {
     /// What the log's membership entries say, by index. The first is in force until the log says more: what the
     /// snapshot says, or what a joiner was told.
     pub members: Vec<(u64, Members)>,
+    /// Where clients, and where peers, find this node: `host:port`. The log learns of it when it says something else.
+    pub address: String,
+    pub peer_address: String,
     /// First word of every command that is fed to the local Redis.
     pub feed_token: Vec<u8>,
 }
@@ -192,6 +204,9 @@ pub struct Node {
     raft: Raft,
     /// Members by the index of the entry that brought them; the first holds what is in force without any.
     member_history: Vec<(u64, Members)>,
+    /// As in [`Start`].
+    address: String,
+    peer_address: String,
     local: Local,
     feed_token: Vec<u8>,
     /// Leaderships so far, in this process.
@@ -201,6 +216,8 @@ pub struct Node {
     confirmed_read: u64,
     changes: Changes,
     callers: Callers,
+    partings: Partings,
+    leaving: Option<Leaving>,
     handover: Handover,
     watchdog: Watchdog,
     reports: Reports,
@@ -224,6 +241,7 @@ impl Node {
         let restored = Restored {
             term: start.hard_state.term,
             vote: start.hard_state.vote,
+            promise_us: start.promise_us,
             base: start.base,
             membership: start.members[0].1.membership(),
             entries: start.entries,
@@ -239,6 +257,8 @@ impl Node {
             settings: start.settings,
             raft: Raft::new(core, restored, world.now_us()),
             member_history: start.members,
+            address: start.address,
+            peer_address: start.peer_address,
             local: Local::fresh(),
             feed_token: start.feed_token,
             epochs: 0,
@@ -246,6 +266,8 @@ impl Node {
             confirmed_read: 0,
             changes: Changes::default(),
             callers: Callers::default(),
+            partings: Partings::default(),
+            leaving: None,
             handover: Handover::default(),
             watchdog: Watchdog::default(),
             reports: Reports::default(),
@@ -297,13 +319,17 @@ impl Node {
         header: &[u8],
         payload: &Bytes,
     ) -> Result<(), Fatal> {
+        if !self.members().0.contains_key(&from) && self.was_removed(from) {
+            self.on_stranger(world, from, notices::decode(kind, header, payload).ok());
+            return Ok(());
+        }
         let result = if fetch::is_kind(kind) {
             fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame))
         } else if transfer::is_kind(kind) {
             transfer::decode(kind, header, payload).map(|frame| self.on_transfer_frame(world, from, frame))
-        } else if callers::is_kind(kind) {
-            callers::decode(kind, header, payload).map(|address| {
-                self.on_call(world, from, address);
+        } else if notices::is_kind(kind) {
+            notices::decode(kind, header, payload).map(|notice| {
+                self.on_notice(world, from, notice);
                 Ok(())
             })
         } else {
@@ -330,22 +356,19 @@ impl Node {
     }
 
     pub fn on_peer_up<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
-        if let Some(own) = self.members().0.get(&self.id) {
-            world.send(peer, callers::encode(&own.peer_address));
+        if self.was_removed(peer) {
+            world.send(peer, notices::encode(&Notice::Farewell));
+            return Ok(());
         }
+        let (address, peer_address) = (self.address.clone(), self.peer_address.clone());
+        world.send(peer, notices::encode(&Notice::Here { peer_address, address }));
         self.healing_peer_up();
+        self.reports.touch();
         self.step(world, Input::PeerReachable { peer }, &[])
     }
 
-    /// `from` says where it can be dialled.
-    fn on_call<W: World>(&mut self, world: &mut W, from: NodeId, address: &str) {
-        if !self.members().0.contains_key(&from) && self.callers.heard(from, address) {
-            log::info!("node {from} at {address} is not in the log yet");
-            self.dial(world);
-        }
-    }
-
     pub fn on_peer_unreachable<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        self.reports.touch();
         self.step(world, Input::PeerUnreachable { peer }, &[])
     }
 
@@ -378,6 +401,8 @@ impl Node {
         self.pump_capture(world)?;
         self.confirm_reads(world)?;
         self.pump_changes(world)?;
+        self.pump_leaving(world);
+        self.pump_partings(world);
         self.pump_load(world);
         self.pump_feed(world)?;
         self.pump_incoming(world);
@@ -395,13 +420,16 @@ impl Node {
         let own_us = self.local.deadline_us().min(self.reports.deadline_us()).min(self.healing.deadline_us());
         let watched_us = self.handover.deadline_us().min(self.watchdog.deadline_us());
         let snapshot_us = self.snapshots.deadline_us().min(self.transfers.deadline_us());
-        self.raft.next_deadline_us().min(own_us).min(watched_us).min(snapshot_us)
+        let parting_us = parting::deadline_us(&self.partings, self.leaving.as_ref());
+        self.raft.next_deadline_us().min(own_us).min(watched_us).min(snapshot_us).min(parting_us)
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.
     fn step<W: World>(&mut self, world: &mut W, input: Input, entries: &[Entry]) -> Result<(), Fatal> {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.raft.step(world.now_us(), input, &mut outputs);
+        // Before anything leaves that may end it.
+        world.bridge().set_lease(self.lease_until_us());
         let result = outputs.drain(..).try_for_each(|output| self.execute(world, output, entries));
         self.outputs = outputs;
         result
@@ -412,14 +440,18 @@ impl Node {
             Output::Send { to, message } => self.send(world, to, message)?,
             Output::Persist(write) => self.persist(world, write, entries)?,
             Output::Commit { index } => {
-                self.committed = index;
+                let before = std::mem::replace(&mut self.committed, index);
                 self.reports.committed(index, world.now_us());
+                self.members_committed(world, before);
                 self.changes_committed(world, index);
             }
             Output::ReadReady { id, .. } => self.confirmed_read = self.confirmed_read.max(id),
             Output::ReadFailed { .. } => {} // the leadership that the reads belong to is over: see `Changed`
             Output::Changed { role, term, leader } => self.on_changed(world, role, term, leader),
-            Output::MembershipChanged { .. } => self.dial(world),
+            Output::MembershipChanged { .. } => {
+                self.dial(world);
+                self.report_now(world);
+            }
             Output::SnapshotNeeded { to } => self.snapshot_needed(to),
             Output::LearnerReady { id } => self.learner_ready(id),
             Output::ProposalRefused { reason } => self.refused = Some(reason),
@@ -470,6 +502,7 @@ impl Node {
         world.submit(WriteRequest {
             id: write.id,
             hard_state,
+            promise_us: write.promise_us,
             truncate_from,
             entries,
             regain_trust: write.regain_trust,
@@ -484,13 +517,6 @@ impl Node {
         self.healing.look_again();
         self.snapshots.truncated(from);
         self.executed_truncated(world, from);
-    }
-
-    /// Dials whoever is a member now, or called as one.
-    fn dial<W: World>(&self, world: &mut W) {
-        let known = self.callers.and_members(self.members());
-        let peers: Vec<_> = known.into_iter().filter(|(id, _)| *id != self.id).collect();
-        world.set_peers(&peers);
     }
 
     fn on_changed<W: World>(&mut self, world: &mut W, role: Role, term: u64, leader: Option<NodeId>) {
@@ -531,6 +557,7 @@ fn core_settings(id: NodeId, settings: &Settings, seed: u64) -> crate::consensus
         heartbeat_us: settings.request_timeout_ms * 1000,
         max_inflight_messages: settings.append_req_max_count as usize,
         max_message_bytes: settings.append_req_max_bytes,
+        lease_us: if settings.read_lease { settings.election_timeout_ms * 1000 } else { 0 },
         seed,
     }
 }

@@ -3,6 +3,7 @@
 //! Before `INIT` or `JOIN` there is no log and no node, only the bridge and the sockets. From then on each
 //! turn collects what the sockets, the disk and the main thread have, gives it to the [`Node`], and flushes.
 
+mod retire;
 mod snapshots;
 mod start;
 mod world;
@@ -65,6 +66,8 @@ pub struct Runtime {
     node: Option<Node>,
     /// INIT waits for the dump of the server's data.
     founding: Option<Founding>,
+    /// What this node is while there is none: it was never a member, or it was removed.
+    without_cluster: State,
     /// JOIN is under way on its own thread.
     joining: Option<Ticket>,
     joins: (Sender<JoinResult>, Receiver<JoinResult>),
@@ -77,7 +80,12 @@ impl Runtime {
     /// `found`: the log of an earlier start.
     pub fn new(setup: Setup, links: Links, bridge: Arc<Bridge>, found: Option<Found>) -> Runtime {
         let world = RealWorld::new(&setup, links, bridge);
-        let status = found.as_ref().map_or_else(Status::default, |Found(OnDisk { log, .. })| Status {
+        let without_cluster = match retire::was_removed(&setup.log_directory) {
+            true => State::Removed,
+            false => State::Uninitialized,
+        };
+        let none = || Status { state: without_cluster, ..Status::default() };
+        let status = found.as_ref().map_or_else(none, |Found(OnDisk { log, .. })| Status {
             state: State::Loading,
             cluster_id: log.identity().cluster_id.clone(),
             node_id: log.identity().node_id,
@@ -91,6 +99,7 @@ impl Runtime {
             found,
             node: None,
             founding: None,
+            without_cluster,
             joining: None,
             joins: channel(),
             durable: 0,
@@ -119,6 +128,7 @@ impl Runtime {
             }
             self.on_joined()?;
             self.turn()?;
+            self.retire_if_removed();
             self.world.flush();
             let under_way = self.node.as_ref().is_some_and(Node::read_round_is_under_way);
             look_again = self.world.bridge.set_round_under_way(under_way);
@@ -188,9 +198,16 @@ impl Runtime {
             (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
                 node.on_add_node(world, ticket, id, address, peer_address)
             }
+            (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
             (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
             (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
-            (ToRaft::AddNode { ticket, .. } | ToRaft::Transfer { ticket, .. }, None) => {
+            (
+                ToRaft::AddNode { ticket, .. }
+                | ToRaft::RemoveNode { ticket, .. }
+                | ToRaft::Transfer { ticket, .. }
+                | ToRaft::Compact { ticket, .. },
+                None,
+            ) => {
                 world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
             }
             (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
@@ -201,11 +218,7 @@ impl Runtime {
                 return Err(node.on_promotion_failed(reason))
             }
             (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
-            (ToRaft::Emptied { .. }, None) => unreachable!("only a node loads datasets"),
             (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
-            (ToRaft::Compact { ticket, .. }, None) => {
-                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
-            }
             (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
             (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
                 node.on_snapshot_saved(world, attempt, file)
@@ -221,16 +234,16 @@ impl Runtime {
                 }
             }
             (ToRaft::Shutdown, _) => self.stop = true,
+            // For a node that was removed meanwhile.
             (
                 ToRaft::ReadBarrier { .. }
                 | ToRaft::Promoted { .. }
                 | ToRaft::PromotionFailed { .. }
-                | ToRaft::Sealed { .. },
+                | ToRaft::Sealed { .. }
+                | ToRaft::Emptied { .. }
+                | ToRaft::SnapshotForked { .. },
                 None,
-            ) => {
-                unreachable!("only a node leads")
-            }
-            (ToRaft::SnapshotForked { .. }, None) => {}
+            ) => {}
             (ToRaft::SnapshotSaved { file, .. }, None) => self.found_with_data(file)?,
             (ToRaft::SnapshotFailed { reason, .. }, None) => self.founding_failed(reason),
         }

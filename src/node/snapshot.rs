@@ -61,7 +61,7 @@ struct Making {
 pub(super) struct Snapshots {
     /// Durable, with its sidecar.
     pub newest: Option<About>,
-    /// All node ids that were ever given out, as far as the log does not tell any more.
+    /// All node ids that were given out by decided entries, as far as the log does not tell any more.
     pub used_ids: BTreeSet<NodeId>,
     making: Option<Making>,
     /// Attempts so far, in this process.
@@ -327,7 +327,7 @@ impl Node {
             index: position.index,
             term: position.term,
             members: Bytes::from(self.members_at(position.index).encode()),
-            used_ids: self.used_ids(),
+            used_ids: self.used_ids(position.index),
         };
         world.snapshot(Job::Keep { source: file, draft });
     }
@@ -338,9 +338,12 @@ impl Node {
         &known.expect("the history begins at or before the log").1
     }
 
-    fn used_ids(&self) -> Vec<NodeId> {
+    /// All ids given out up to entry `index`, which is decided. Not one more: who is in here and no member at `index`
+    /// was removed.
+    pub(super) fn used_ids(&self, index: Index) -> Vec<NodeId> {
+        let decided = self.member_history.iter().filter(|(at, _)| *at > 0 && *at <= index);
         let mut ids = self.snapshots.used_ids.clone();
-        ids.extend(self.member_history.iter().flat_map(|(_, members)| members.0.keys().copied()));
+        ids.extend(decided.flat_map(|(_, members)| members.0.keys().copied()));
         ids.into_iter().take(MAX_USED_IDS).collect()
     }
 
@@ -408,7 +411,7 @@ impl Node {
         assert!(through <= id.index, "N6: entry {through} is in no snapshot");
         let base = world.purge(through);
         let known = self.member_history.iter().rposition(|(at, _)| *at <= base);
-        self.snapshots.used_ids.extend(self.used_ids());
+        self.snapshots.used_ids.extend(self.used_ids(base));
         self.member_history.drain(..known.expect("the history begins at or before the log"));
         self.healing.look_again();
         self.step(world, Input::Compacted { through: base }, &[])

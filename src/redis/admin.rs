@@ -145,7 +145,7 @@ fn send(ctx: Context, answer: &Answer, form: Form) -> c_int {
         (Answer::Unknown { id }, _) => ffi::reply_error(
             ctx,
             &format!(
-                "ERR leadership was lost meanwhile: node {id} may have been added or not, see RAFT.INFO"
+                "ERR leadership was lost meanwhile: the change of node {id} may have been made or not, see RAFT.INFO"
             ),
         ),
     }
@@ -239,15 +239,16 @@ fn has_no_data(ctx: Context) -> Result<(), String> {
     }
 }
 
-/// `RAFT.NODE ADD|INVITE <id or 0> <host:port> [peer host:port]`.
+/// `RAFT.NODE ADD|INVITE <id or 0> <host:port> [peer host:port]`, `RAFT.NODE REMOVE <id>`.
 pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
     let state = main_thread::get();
     let words = ffi::arguments(argv, argc);
     let form = match words.get(1) {
         Some(word) if is(*word, "add") => Form::Added,
         Some(word) if is(*word, "invite") => Form::Invitation,
+        Some(word) if is(*word, "remove") => return remove_node(ctx, state, &words[2..]),
         Some(word) => {
-            let message = format!("ERR unknown subcommand '{}': RAFT.NODE takes ADD", shown(*word));
+            let message = format!("ERR unknown subcommand '{}': RAFT.NODE takes ADD or REMOVE", shown(*word));
             return ffi::reply_error(ctx, &message);
         }
         None => return ffi::wrong_arity(ctx),
@@ -263,6 +264,17 @@ pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int
             let timeout_ms = super::configs::current().join_timeout_ms as i64;
             let request = |ticket| ToRaft::AddNode { ticket, id, address, peer_address };
             state.tickets.issue(ctx, form, timeout_ms, request)
+        }
+    }
+}
+
+fn remove_node(ctx: Context, state: &MainThread, words: &[Text]) -> c_int {
+    let [id] = words else { return ffi::wrong_arity(ctx) };
+    match parse_id(&ffi::lossy(*id)) {
+        Err(reason) => ffi::reply_error(ctx, &format!("ERR {reason}")),
+        Ok(id) => {
+            let timeout_ms = super::configs::current().join_timeout_ms as i64;
+            state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::RemoveNode { ticket, id })
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::access;
 use super::blocking;
-use super::cluster_views::moved;
+use super::cluster_views::{moved, REMOVED};
 use super::command_table::{blocks, Class};
 use super::ffi::{self, Context, Text};
 use super::gate;
@@ -128,13 +128,23 @@ fn elsewhere(ctx: Context, state: &MainThread, command: &[Text], patience: wait:
     let status = state.bridge.status();
     match status.state {
         State::Uninitialized | State::Joining => return ffi::reply_error(ctx, "NOCLUSTER No Raft Cluster"),
-        State::Removed => return ffi::reply_error(ctx, "NOCLUSTER This node was removed from its cluster"),
+        State::Removed => return removed(ctx, state, &status, command),
         State::Loading | State::Up => {}
     }
     match (leader_elsewhere(&status), patience) {
         (Some(address), _) => ffi::reply_error(ctx, &moved(slot_of(ctx, command), address)),
         (None, wait::Patience::Fresh) if wait::is_possible(ctx) => wait::for_leader(ctx, state),
         (None, _) => ffi::reply_error(ctx, NO_LEADER),
+    }
+}
+
+/// A client that came while this node was a member looks for the cluster; a later one was told a wrong address.
+fn removed(ctx: Context, state: &MainThread, status: &Status, command: &[Text]) -> c_int {
+    match &status.leader_addr {
+        Some(address) if ffi::client_id(ctx) <= state.last_member_client.get() => {
+            ffi::reply_error(ctx, &moved(slot_of(ctx, command), address))
+        }
+        _ => ffi::reply_error(ctx, REMOVED),
     }
 }
 

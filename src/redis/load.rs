@@ -67,6 +67,7 @@ fn load(ctx: Context, words: &[Text]) -> Result<(), String> {
     let setup = setup(ctx, &settings)?;
     let links = Links::new(LinkConfig {
         peer_listen: listen_addresses(ctx, &settings, &setup.peer_address)?,
+        resolve: crate::link::by_the_system,
         connect_timeout: Duration::from_millis(settings.connection_timeout_ms),
         reconnect_interval: Duration::from_millis(settings.reconnect_interval_ms),
     })
@@ -307,6 +308,8 @@ fn start(
         executing: Cell::new(false),
         shutdown: Default::default(),
         pause_due: Cell::new(false),
+        follow_due: Cell::new(false),
+        last_member_client: Cell::new(0),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });

@@ -55,6 +55,10 @@ pub struct MainThread {
     pub shutdown: Shutdown,
     /// Leadership was given up in this turn: clients are paused from the next one on, until this node follows.
     pub pause_due: Cell<bool>,
+    /// The server is to become a replica of the module, and is not yet.
+    pub follow_due: Cell<bool>,
+    /// The newest client that had come when this node was removed from its cluster.
+    pub last_member_client: Cell<u64>,
     /// The settings that the module owns were set.
     pub took_over: Cell<bool>,
     /// The thread that runs the node, until it is joined at shutdown.

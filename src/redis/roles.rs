@@ -42,6 +42,7 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
             ffi::reset_dataset();
             state.bridge.tell_raft(ToRaft::Emptied { load });
         }
+        ToMain::Retire => retire(ctx, state),
         ToMain::Snapshot { epoch, attempt, file } => state.saver.ask(epoch, attempt, file),
         ToMain::Seal { attempt } => {
             state.seal_due.set(Some(attempt));
@@ -76,6 +77,7 @@ fn port_data(port: u16) -> *mut c_void {
 /// REPLICAOF ends every blocked client with an error, so none may be blocked then: clients are paused from the
 /// moment that this node stops leading, and whoever waits for an answer that is on its way gets it first.
 fn follow(ctx: Context, state: &MainThread, port: u16) {
+    state.follow_due.set(true);
     pause(ctx);
     if ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0 {
         // SAFETY: the callback is a function of this file; its argument is a number.
@@ -91,22 +93,54 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
         };
         return;
     }
+    state.follow_due.set(false);
     if !state.took_over.replace(true) {
         settings::take_over(ctx);
     }
     if let Err(error) = ffi::call(ctx, &["REPLICAOF", "127.0.0.1", &port.to_string()]) {
         // Without the feed this node can only vote; that is worth more than a dead process.
         log::error!("cannot become a replica of the raft log, trying again: {error}");
+        state.follow_due.set(true);
         // SAFETY: as above.
         unsafe {
             ffi::api!(RedisModule_CreateTimer)(ctx, RETRY_PAUSE_MS, Some(follow_later), port_data(port))
         };
     }
     // A pause that reached into following would hold up the feed itself, which is a client as well.
+    unpause(ctx, state);
+}
+
+fn unpause(ctx: Context, state: &MainThread) {
     state.pause_due.set(false);
     if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
         log::error!("cannot resume clients: {error}");
     }
+}
+
+/// This node was taken out of its cluster: a master without data, as before INIT or JOIN. Clients that are connected
+/// now came to the cluster, and are sent there; later ones are told that this is the wrong place.
+fn retire(ctx: Context, state: &MainThread) {
+    state.follow_due.set(false);
+    state.last_member_client.set(newest_client(ctx));
+    if let Err(error) = ffi::call(ctx, &["REPLICAOF", "NO", "ONE"]) {
+        log::error!("cannot stop being a replica of the raft log: {error}");
+    }
+    ffi::reset_dataset();
+    if let Err(error) = ffi::call(ctx, &["FUNCTION", "FLUSH"]) {
+        log::error!("cannot drop the functions: {error}");
+    }
+    unpause(ctx, state);
+    state.waiters.wake_all();
+}
+
+/// The highest id of a client that is connected; ids only grow.
+fn newest_client(ctx: Context) -> u64 {
+    let list = ffi::call(ctx, &["CLIENT", "LIST"]).map(|list| list.text()).unwrap_or_else(|error| {
+        log::error!("cannot list clients: {error}");
+        String::new()
+    });
+    let id = |line: &str| line.strip_prefix("id=")?.split(' ').next()?.parse().ok();
+    list.lines().filter_map(id).max().unwrap_or(0)
 }
 
 /// Longest pause of clients while this node changes from leading to following; the server ends it then by itself.
@@ -126,8 +160,12 @@ fn pause_for(ctx: Context, time_ms: u64) {
     }
 }
 
+/// Unless this node was removed meanwhile.
 unsafe extern "C" fn follow_later(ctx: Context, port: *mut c_void) {
-    follow(ctx, main_thread::get(), port as usize as u16);
+    let state = main_thread::get();
+    if state.follow_due.get() {
+        follow(ctx, state, port as usize as u16);
+    }
 }
 
 fn promote(ctx: Context, state: &MainThread, epoch: Epoch) {

@@ -50,18 +50,36 @@ impl Store {
         directory: &Path,
         cluster_id: &str,
     ) -> Result<(Store, Opened), SnapshotError> {
-        let mut store = Store {
+        let mut store = Store::new(disk, directory, cluster_id);
+        let leftovers = store.remove_leftovers()?;
+        let opened = Opened { leftovers, ..store.look_through()? };
+        store.newest = opened.intact.first().cloned();
+        Ok((store, opened))
+    }
+
+    /// What `open` would find, without removing anything.
+    ///
+    /// Errors: as `open`.
+    pub fn look(disk: Arc<dyn Disk>, directory: &Path, cluster_id: &str) -> Result<Opened, SnapshotError> {
+        Store::new(disk, directory, cluster_id).look_through()
+    }
+
+    fn new(disk: Arc<dyn Disk>, directory: &Path, cluster_id: &str) -> Store {
+        Store {
             disk,
             directory: directory.to_path_buf(),
             cluster_id: cluster_id.to_string(),
             newest: None,
             receiving: None,
             open: VecDeque::new(),
-        };
-        let mut opened = Opened { leftovers: store.remove_leftovers()?, ..Opened::default() };
-        for (index, term) in positions(store.disk.as_ref(), directory)? {
-            let pair = read_pair(store.disk.as_ref(), directory, cluster_id, (index, term), Depth::Checksum);
-            match pair {
+        }
+    }
+
+    fn look_through(&self) -> Result<Opened, SnapshotError> {
+        let mut opened = Opened::default();
+        let (disk, directory) = (self.disk.as_ref(), &self.directory);
+        for (index, term) in positions(disk, directory)? {
+            match read_pair(disk, directory, &self.cluster_id, (index, term), Depth::Checksum) {
                 Ok(about) => {
                     opened.intact.push(about);
                     break;
@@ -70,8 +88,7 @@ impl Store {
                 Err(error) => opened.damaged.push(error),
             }
         }
-        store.newest = opened.intact.first().cloned();
-        Ok((store, opened))
+        Ok(opened)
     }
 
     pub fn newest(&self) -> Option<&About> {

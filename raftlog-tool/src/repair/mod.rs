@@ -5,7 +5,6 @@
 
 mod apply;
 mod files;
-mod lock;
 mod plan;
 
 use std::io::Write;
@@ -16,6 +15,7 @@ use serde::Serialize;
 
 use crate::cli::{RepairArguments, ReportFormat};
 use crate::failure::{Failure, CLEAN, DAMAGE, LOSS};
+use crate::lock;
 use crate::object::SCHEMA;
 use crate::text::{self, file_name, Output};
 use plan::{Action, Assessment};

@@ -5,6 +5,7 @@ mod dump;
 mod export;
 mod generate;
 mod live;
+mod recover;
 mod repair;
 mod select;
 mod snapshots;

@@ -10,15 +10,17 @@ use crate::snapshot::{About, Done, Job, SnapshotError, Store};
 use mio::Waker;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// The store behind two queues.
 pub(super) struct Worker {
     jobs: Sender<Job>,
     done: Receiver<Done>,
+    thread: JoinHandle<()>,
 }
 
 impl Worker {
-    /// `waker` is used after each answer. The thread ends when this is dropped.
+    /// `waker` is used after each answer. The thread ends some time after this is dropped.
     pub fn start(mut store: Store, waker: Arc<Waker>) -> Result<Worker, std::io::Error> {
         let (jobs, work) = channel();
         let (answer, done) = channel();
@@ -30,8 +32,16 @@ impl Worker {
                 }
             }
         };
-        std::thread::Builder::new().name("raft-snapshot".into()).spawn(run)?;
-        Ok(Worker { jobs, done })
+        let thread = std::thread::Builder::new().name("raft-snapshot".into()).spawn(run)?;
+        Ok(Worker { jobs, done, thread })
+    }
+
+    /// Waits until everything that was asked for is done.
+    pub fn finish(self) {
+        drop(self.jobs);
+        // Its answers go nowhere; a panic there was printed by its hook.
+        drop(self.done);
+        let _ = self.thread.join();
     }
 
     pub fn submit(&self, job: Job) {

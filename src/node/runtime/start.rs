@@ -53,17 +53,30 @@ pub(super) fn open(setup: &Setup, links: &Links) -> Result<Log, LogError> {
 /// A node that was stopped between its invitation and the first entry from the leader has promised nothing to
 /// anybody, and does not know where its peers are: it may join again, under another id.
 pub(super) fn set_aside(directory: &Path) -> Result<(), String> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut name = directory.as_os_str().to_owned();
-    name.push(format!(".incomplete-{seconds}"));
-    std::fs::rename(directory, &name).map_err(|error| {
+    let moved = move_aside(directory, "incomplete").map_err(|error| {
         format!("cannot move the log of an unfinished join aside, {}: {error}", directory.display())
     })?;
-    log::warn!(
-        "an unfinished join left a log without an entry; it was moved to {}",
-        Path::new(&name).display()
-    );
+    log::warn!("an unfinished join left a log without an entry; it was moved to {}", moved.display());
     Ok(())
+}
+
+/// Gives a directory a name that says why it is not used any more, and that nothing has; says which.
+pub(super) fn move_aside(directory: &Path, why: &str) -> std::io::Result<PathBuf> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut number = 0;
+    loop {
+        let mut name = directory.as_os_str().to_owned();
+        name.push(match number {
+            0 => format!(".{why}-{seconds}"),
+            number => format!(".{why}-{seconds}-{number}"),
+        });
+        let name = PathBuf::from(name);
+        if name.symlink_metadata().is_err() {
+            std::fs::rename(directory, &name)?;
+            return Ok(name);
+        }
+        number += 1;
+    }
 }
 
 fn options(setup: &Setup) -> Options {
@@ -132,11 +145,14 @@ impl Runtime {
             settings: self.setup.settings.clone(),
             seed: u64::from_str_radix(&random_hex(8), 16).expect("hex"),
             hard_state: log.hard_state(),
+            promise_us: log.promise_us(),
             trusted: log.is_trusted(),
             base: Position { index, term },
             entries,
             snapshot,
             members,
+            address: self.setup.address.clone(),
+            peer_address: self.setup.peer_address.clone(),
             feed_token: self.setup.feed_token.clone(),
         };
         self.world.log = Some(log);
@@ -147,6 +163,7 @@ impl Runtime {
         let Identity { cluster_id, node_id, secret } = identity;
         self.world.links.set_identity(PeerIdentity { cluster_id, node_id, secret });
         self.durable = 0;
+        self.world.submitted = 0;
         let mut node = Node::new(start, &mut self.world);
         node.report_now(&mut self.world); // before anybody is told that there is a cluster
                                           // A dump that was finished while the process was being killed.
@@ -275,7 +292,9 @@ impl Runtime {
         let settings = self.setup.settings.clone();
         let credentials = (!settings.cluster_password.is_empty())
             .then(|| (settings.cluster_user.clone(), settings.cluster_password.clone()));
-        let own = (settings.id, self.setup.address.clone(), self.setup.peer_address.clone());
+        // An id is used once: the one that was taken out does not come back.
+        let id = if self.without_cluster == State::Removed { 0 } else { settings.id };
+        let own = (id, self.setup.address.clone(), self.setup.peer_address.clone());
         let timeouts = (
             Duration::from_millis(settings.join_timeout_ms),
             Duration::from_millis(settings.connection_timeout_ms + settings.response_timeout_ms),
@@ -293,7 +312,7 @@ impl Runtime {
 
     fn join_failed(&mut self, reason: String) {
         let Some(ticket) = self.joining.take() else { return };
-        self.publish(State::Uninitialized);
+        self.publish(self.without_cluster);
         self.world.bridge.answer(ticket, Answer::Refused(reason));
     }
 

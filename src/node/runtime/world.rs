@@ -10,12 +10,12 @@ use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
 use crate::node::settings::Settings;
 use crate::node::status::Latency;
-use crate::node::{wire, Damage, World};
+use crate::node::{clock, wire, Damage, World};
 use crate::snapshot::Job;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(super) struct RealWorld {
     pub links: Links,
@@ -25,8 +25,7 @@ pub(super) struct RealWorld {
     /// Opens the log anew, empty, behind an entry.
     replace: start::Replace,
     /// The last write that this log was given.
-    submitted: WriteId,
-    started: Instant,
+    pub submitted: WriteId,
     server: SocketAddr,
     capture_secret: String,
     scrub_failure_told: bool,
@@ -42,7 +41,6 @@ impl RealWorld {
             snapshots: None,
             replace,
             submitted: 0,
-            started: Instant::now(),
             server: setup.server,
             capture_secret: setup.capture_secret.clone(),
             scrub_failure_told: false,
@@ -95,7 +93,7 @@ pub(super) fn random_hex(bytes: usize) -> String {
 
 impl World for RealWorld {
     fn now_us(&self) -> u64 {
-        self.started.elapsed().as_micros() as u64
+        clock::now_us()
     }
 
     fn fresh_replid(&mut self) -> String {

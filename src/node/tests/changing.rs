@@ -1,8 +1,9 @@
 //! Changes of the membership, as those who ask for them see it.
 
 use super::{Driven, OWN};
+use crate::consensus::Body;
 use crate::node::bridge::{Answer, ToMain};
-use crate::node::callers;
+use crate::node::notices::{decode, encode, Notice};
 use bytes::Bytes;
 
 fn add(node: &mut Driven, ticket: u64, id: u64) {
@@ -67,26 +68,220 @@ fn a_change_under_way_when_leadership_is_lost_has_an_unknown_outcome() {
 fn what_a_joiner_was_told_is_in_force_until_the_log_says_more() {
     let mut node = Driven::start(&[1, 2]);
     node.node.set_known_members(&mut node.world, super::members(&[1, 2, 3]));
-    assert_eq!(node.world.dialled, [2], "the log says more already");
+    assert_eq!(node.node.members().0.len(), 2, "the log says more already");
     node.node.member_history.truncate(1);
     node.node.set_known_members(&mut node.world, super::members(&[1, 2, 3]));
     assert_eq!(node.world.dialled, [2, 3]);
     assert!(node.node.members().0.contains_key(&OWN));
 }
 
+fn notice(driven: &mut Driven, from: u64, notice: &Notice) {
+    let frame = encode(notice);
+    driven.node.on_peer_frame(&mut driven.world, from, frame.kind, &frame.header, &Bytes::new()).unwrap();
+    driven.turn();
+}
+
+fn here(port: u16) -> Notice {
+    Notice::Here { peer_address: format!("host:{port}"), address: format!("host:{}", port - 10_000) }
+}
+
+/// The notices to `peer` since the last call.
+fn notices(driven: &mut Driven, peer: u64) -> Vec<Notice> {
+    let frames = driven.world.sent.iter().filter(|(to, _)| *to == peer);
+    let found =
+        frames.filter_map(|(_, frame)| decode(frame.kind, &frame.header, &Bytes::new()).ok()).collect();
+    driven.world.sent.retain(|(to, frame)| *to != peer || !crate::node::notices::is_kind(frame.kind));
+    found
+}
+
 /// A leader that joined while this node was down gets its answers.
 #[test]
 fn whoever_calls_and_is_not_in_the_log_is_dialled_too() {
     let mut driven = Driven::start(&[1, 2, 3]);
-    let call = |driven: &mut Driven, from, address: &str| {
-        let frame = callers::encode(address);
-        driven.node.on_peer_frame(&mut driven.world, from, frame.kind, &frame.header, &Bytes::new()).unwrap();
-    };
-    call(&mut driven, 9, "host:15009");
+    notice(&mut driven, 9, &here(15009));
     assert_eq!(driven.world.dialled, [2, 3, 9]);
-    call(&mut driven, 10, "no address");
-    assert_eq!(driven.world.dialled, [2, 3, 9], "what cannot be read is dropped");
     driven.node.on_peer_up(&mut driven.world, 9).unwrap();
-    let (to, frame) = driven.world.sent.pop().unwrap();
-    assert_eq!((to, callers::decode(frame.kind, &frame.header, &Bytes::new())), (9, Ok("host:15001")));
+    assert_eq!(notices(&mut driven, 9), [here(15001)]);
+}
+
+fn remove(node: &mut Driven, ticket: u64, id: u64) {
+    node.node.on_remove_node(&mut node.world, ticket, id);
+    node.turn();
+}
+
+#[test]
+fn a_removed_node_is_sent_its_removal_and_told_farewell_by_all() {
+    let mut leader = Driven::leader_of_three();
+    remove(&mut leader, 77, 3);
+    assert_eq!(leader.world.dialled, [2, 3], "it is to get the entry");
+    assert!(leader
+        .sent(3)
+        .iter()
+        .any(|message| matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty())));
+    leader.persist();
+    assert_eq!(answers(&mut leader), [], "on one disk of two");
+    leader.acknowledge(2);
+    assert_eq!(answers(&mut leader), [(77, Answer::Ok)]);
+    assert_eq!(notices(&mut leader, 3), [Notice::Farewell]);
+    assert_eq!(leader.node.members().0.keys().copied().collect::<Vec<_>>(), [1, 2]);
+    leader.pass(30);
+    assert_eq!(leader.world.dialled, [2], "it was told, or is down");
+    remove(&mut leader, 78, 3);
+    let again = answers(&mut leader);
+    assert!(matches!(&again[..], [(78, Answer::Refused(text))] if text.contains("already")), "{again:?}");
+}
+
+#[test]
+fn what_a_removed_node_sends_is_counted_and_answered_with_farewell() {
+    let mut leader = Driven::leader_of_three();
+    remove(&mut leader, 77, 3);
+    leader.persist();
+    leader.acknowledge(2);
+    leader.pass(30);
+    notices(&mut leader, 3);
+    let before = refused_frames(&leader);
+    let term = leader.node.raft().term();
+    let last = crate::consensus::Position { index: 99, term: 99 };
+    leader.receive(3, term + 50, Body::Vote { last, transfer: true }, &[]);
+    assert_eq!(leader.node.raft().term(), term, "its term is not looked at");
+    assert_eq!(notices(&mut leader, 3), [Notice::Farewell]);
+    notice(&mut leader, 3, &here(15033));
+    assert_eq!(leader.world.dialled, [2, 3], "it is dialled where it says that it is, to be told");
+    leader.node.on_peer_up(&mut leader.world, 3).unwrap();
+    assert!(notices(&mut leader, 3).contains(&Notice::Farewell));
+    leader.pass(1);
+    assert!(refused_frames(&leader) >= before + 2);
+}
+
+fn refused_frames(driven: &Driven) -> u64 {
+    let status = driven.world.bridge.status();
+    let removed = status.rejected_links.iter().find(|(reason, _)| *reason == "removed");
+    removed.expect("INFO shows it").1
+}
+
+#[test]
+fn a_follower_that_sees_its_removal_committed_retires() {
+    let mut follower = Driven::start(&[1, 2, 3]);
+    follower.connect_feed();
+    let without = super::membership_entry(2, 1, &super::members(&[2, 3]));
+    follower.append(2, 1, (1, 1), &[without], 1);
+    follower.persist();
+    assert!(!follower.node.is_removed(), "that may yet be truncated");
+    follower.append(2, 1, (2, 1), &[], 2);
+    assert!(follower.node.is_removed());
+}
+
+#[test]
+fn a_node_that_is_told_farewell_retires() {
+    let mut follower = Driven::start(&[1, 2, 3]);
+    notice(&mut follower, 3, &Notice::Farewell);
+    assert!(follower.node.is_removed());
+    assert_eq!(follower.node.where_to_go(), Some("host:5002".to_string()));
+    follower.node.retire(&mut follower.world);
+    assert_eq!(follower.world.dialled, [] as [u64; 0]);
+}
+
+/// The first entries of the log are from before it was a member, and what it was told of the members is from after.
+#[test]
+fn a_joiner_is_not_removed_by_entries_from_before_its_time() {
+    let mut joiner = Driven::start(&[2]);
+    joiner.node.member_history.insert(0, (0, super::members(&[1, 2, 3])));
+    joiner.append(2, 1, (1, 1), &[], 1);
+    assert_eq!(joiner.node.raft().commit(), 1);
+    assert!(!joiner.node.is_removed());
+    notice(&mut joiner, 3, &here(15003));
+    assert!(joiner.world.dialled.contains(&3), "nor are others");
+    assert_eq!(notices(&mut joiner, 3), []);
+}
+
+#[test]
+fn without_a_majority_that_is_up_nobody_is_removed() {
+    let mut leader = Driven::leader_of_three();
+    leader.node.on_peer_unreachable(&mut leader.world, 3).unwrap();
+    remove(&mut leader, 77, 2);
+    let refused = answers(&mut leader);
+    assert!(
+        matches!(&refused[..], [(77, Answer::Refused(text))] if text.contains("Start node 3")),
+        "{refused:?}"
+    );
+    assert_eq!(leader.world.last_index(), 2);
+    remove(&mut leader, 78, 3);
+    leader.persist();
+    leader.acknowledge(2);
+    assert_eq!(answers(&mut leader), [(78, Answer::Ok)], "the one that is down can go");
+}
+
+/// Time passes in which node 3 says nothing.
+fn pass_without_3(leader: &mut Driven, steps: usize) {
+    for _ in 0..steps {
+        leader.world.now_us += 400_000;
+        leader.turn();
+        leader.sent(3);
+        leader.acknowledge(2);
+    }
+}
+
+#[test]
+fn a_removal_waits_for_a_voter_that_is_silent_but_not_for_ever() {
+    let mut leader = Driven::leader_of_three();
+    pass_without_3(&mut leader, 2);
+    remove(&mut leader, 77, 2);
+    assert_eq!((answers(&mut leader), leader.world.last_index()), (vec![], 2));
+    leader.pass(1);
+    assert_eq!(leader.world.last_index(), 3, "it is back");
+    leader.persist();
+    leader.acknowledge(3);
+    assert_eq!(answers(&mut leader), [(77, Answer::Ok)]);
+
+    let mut leader = Driven::leader_of_three();
+    pass_without_3(&mut leader, 2);
+    remove(&mut leader, 78, 2);
+    pass_without_3(&mut leader, 6);
+    let refused = answers(&mut leader);
+    assert!(
+        matches!(&refused[..], [(78, Answer::Refused(text))] if text.contains("Start node 3")),
+        "{refused:?}"
+    );
+    assert_eq!(leader.world.last_index(), 2);
+}
+
+#[test]
+fn the_last_voter_stays() {
+    let mut leader = Driven::leader_of_three();
+    for (ticket, id) in [(77, 3), (78, 2), (79, 1)] {
+        leader.node.on_remove_node(&mut leader.world, ticket, id);
+    }
+    leader.turn();
+    assert_eq!(leader.world.last_index(), 3, "one after the other");
+    for _ in 0..3 {
+        leader.persist();
+        leader.acknowledge(2);
+    }
+    let answers = answers(&mut leader);
+    let done = answers.iter().filter(|(_, answer)| *answer == Answer::Ok).count();
+    assert_eq!(done, 2, "{answers:?}");
+    remove(&mut leader, 80, 1);
+    let refused = super::changing::answers(&mut leader);
+    assert!(
+        matches!(&refused[..], [(80, Answer::Refused(text))] if text.contains("last voter")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_member_that_moved_is_dialled_there_and_the_leader_puts_it_into_the_log() {
+    let mut leader = Driven::leader_of_three();
+    notice(&mut leader, 3, &here(16003));
+    let moved = leader.node.members().0[&3].clone();
+    assert_eq!(
+        (moved.peer_address.as_str(), moved.address.as_str(), moved.voting),
+        ("host:16003", "host:6003", true)
+    );
+    assert_eq!(leader.world.last_index(), 3);
+    leader.persist();
+    leader.acknowledge(2);
+    notice(&mut leader, 3, &here(16003));
+    assert_eq!(leader.world.last_index(), 3, "the log knows");
+    notice(&mut leader, 3, &here(15002));
+    assert_eq!(leader.world.last_index(), 3, "that is node 2's");
 }

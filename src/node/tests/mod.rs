@@ -5,6 +5,7 @@ mod following;
 mod handing_over;
 mod healing;
 mod leading;
+mod leasing;
 mod snapshots;
 mod standing_still;
 mod world;
@@ -12,7 +13,7 @@ mod world;
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
 use super::members::{Member, Members};
 use super::settings::Settings;
-use super::{callers, fetch, wire, Node, Start};
+use super::{fetch, notices, wire, Node, Start};
 use crate::consensus::{Body, Message, NodeId, Position};
 use crate::log::{Entry, HardState, Kind};
 use crate::resp;
@@ -78,11 +79,14 @@ impl Driven {
             settings: Arc::new(Settings::default()),
             seed: 1,
             hard_state: HardState { term: 1, vote: None },
+            promise_us: 0,
             trusted,
             base: Position::default(),
             snapshot: None,
             entries: world.entries.iter().map(|entry| wire::meta(entry).unwrap()).collect(),
             members: vec![(0, Members::default()), (1, all)],
+            address: format!("host:{}", 5000 + OWN),
+            peer_address: format!("host:{}", 15000 + OWN),
             feed_token: b"token".to_vec(),
         };
         let node = Node::new(start, &mut world);
@@ -136,12 +140,17 @@ impl Driven {
     fn append(&mut self, from: NodeId, term: u64, prev: (u64, u64), entries: &[Entry], commit: u64) {
         let metas = entries.iter().map(|entry| wire::meta(entry).unwrap()).collect();
         let prev = Position { index: prev.0, term: prev.1 };
-        self.receive(from, term, Body::Append { prev, entries: metas, commit, round: 1 }, entries);
+        self.receive(
+            from,
+            term,
+            Body::Append { prev, entries: metas, commit, round: 1, lease_us: 0 },
+            entries,
+        );
     }
 
     /// The messages to `peer` since the last call.
     fn sent(&mut self, peer: NodeId) -> Vec<Message> {
-        let is_message = |frame: &wire::Encoded| !fetch::is_kind(frame.kind) && !callers::is_kind(frame.kind);
+        let is_message = |frame: &wire::Encoded| !fetch::is_kind(frame.kind) && !notices::is_kind(frame.kind);
         let wanted = |(to, frame): &(NodeId, wire::Encoded)| *to == peer && is_message(frame);
         let (to_peer, others) = std::mem::take(&mut self.world.sent).into_iter().partition(wanted);
         self.world.sent = others;

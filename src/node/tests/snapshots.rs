@@ -255,11 +255,14 @@ fn restarted(rdb: &[u8]) -> Driven {
         settings: Arc::new(Settings::default()),
         seed: 1,
         hard_state: HardState { term: 2, vote: None },
+        promise_us: 0,
         trusted: true,
         base: Position { index: 5, term: 2 },
         entries,
         snapshot: Some(about(5, 2, rdb)),
         members: vec![(5, members(&[1, 2, 3]))],
+        address: format!("host:{}", 5000 + OWN),
+        peer_address: format!("host:{}", 15000 + OWN),
         feed_token: b"token".to_vec(),
     };
     let node = Node::new(start, &mut world);

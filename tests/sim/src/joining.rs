@@ -62,10 +62,11 @@ impl Simulation {
             }
         };
         let local_us = machine.clock.local_us(now_us);
+        let names = machine.names.clone();
         let process = machine.process_of(life).expect("checked above");
         process.world.store = Some(store);
         process.world.now_us = local_us;
-        process.start_node(id).expect("an empty log");
+        process.start_node(id, &names).expect("an empty log");
         let members = Members::decode(&members).expect("made by a node");
         process.node.as_mut().expect("just started").set_known_members(&mut process.world, members);
         let others: Vec<Host> = (0..self.machines.len()).filter(|other| *other != joiner).collect();

@@ -108,7 +108,7 @@ impl Machine {
     }
 
     fn options(plan: &Plan) -> Options {
-        Options { segment_bytes: plan.segment_bytes, fsync: true, direct_io: plan.direct_io }
+        Options { segment_bytes: plan.segment_bytes, direct_io: plan.direct_io, ..Options::default() }
     }
 
     fn member(&self) -> Member {
@@ -225,7 +225,7 @@ impl Simulation {
         process.world.now_us = machine.clock.local_us(now_us);
         let seed = machine.random.draw();
         if has_log {
-            if let Err(fatal) = process.start_node(seed) {
+            if let Err(fatal) = process.start_node(seed, &machine.names) {
                 drop(process);
                 return self.start_failed(host, &fatal);
             }

@@ -85,7 +85,7 @@ impl Process {
     }
 
     /// Starts the node that the log describes, and tells the server to follow it.
-    pub fn start_node(&mut self, seed: u64) -> Result<(), Fatal> {
+    pub fn start_node(&mut self, seed: u64, names: &Names) -> Result<(), Fatal> {
         let log = self.world.store().log();
         runtime::check(Path::new(DIRECTORY), log, None, &log.holes())?;
         let (entries, members) = runtime::read_back(log, None)?;
@@ -97,11 +97,14 @@ impl Process {
             settings: self.settings.clone(),
             seed,
             hard_state: self.world.store().hard_state(),
+            promise_us: self.world.store().log().promise_us(),
             trusted: self.world.store().is_trusted(),
             base: Position::default(),
             entries,
             snapshot: None,
             members,
+            address: names.address.clone(),
+            peer_address: names.peer_address.clone(),
             feed_token: self.feed_token.clone(),
         };
         self.node = Some(Node::new(start, &mut self.world));

@@ -37,7 +37,7 @@ impl Server {
                     self.dataset.clear();
                     turn.bridge.tell_raft(ToRaft::Emptied { load });
                 }
-                ToMain::Snapshot { .. } => unreachable!("nobody asks for a snapshot"),
+                ToMain::Snapshot { .. } | ToMain::Retire => unreachable!("nobody asks for that"),
                 ToMain::LeaderChanged => {
                     if leader_elsewhere(&turn.bridge.status()).is_some() {
                         self.wake_waiters(turn);
