@@ -21,13 +21,8 @@ pub const LOSS: u8 = 6;
 #[derive(Debug)]
 pub enum Failure {
     Log(LogError),
-<<<<<<< HEAD
-    Snapshot(Box<SnapshotError>),
-    Recover(RecoverError),
-=======
     Recover(RecoverError),
     Snapshot(Box<SnapshotError>),
->>>>>>> main
     /// Stdout could not be written.
     Output(io::Error),
     /// Asked for something that cannot be done to this log.
@@ -46,15 +41,9 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Log(error) => exit_code_of(error),
-<<<<<<< HEAD
-            Failure::Snapshot(error) if matches!(**error, SnapshotError::Io { .. }) => INPUT_OUTPUT,
-            Failure::Snapshot(_) => DAMAGE,
-            Failure::Recover(error) => exit_code_of_recovery(error),
-=======
             Failure::Recover(error) => exit_code_of_recovery(error),
             Failure::Snapshot(error) if matches!(**error, SnapshotError::Io { .. }) => INPUT_OUTPUT,
             Failure::Snapshot(_) => DAMAGE,
->>>>>>> main
             // Whoever reads has enough: `| head` is no failure.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => CLEAN,
             Failure::Output(_) | Failure::File { .. } => INPUT_OUTPUT,
@@ -120,13 +109,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Log(error) => error.fmt(f),
-<<<<<<< HEAD
-            Failure::Snapshot(error) => error.fmt(f),
-            Failure::Recover(error) => error.fmt(f),
-=======
             Failure::Recover(error) => error.fmt(f),
             Failure::Snapshot(error) => error.fmt(f),
->>>>>>> main
             Failure::Output(error) => write!(f, "cannot write to stdout: {error}; nothing was changed"),
             Failure::Usage(text) | Failure::Damage(text) => f.write_str(text),
             Failure::File { verb, path, source } => {
