@@ -13,7 +13,7 @@ pub enum RecoverError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("{source}. Nothing is recovered from a damaged log: `raftlog-tool repair {}` says what can be mended", .directory.display())]
-    Damaged { directory: PathBuf, source: LogError },
+    Damaged { directory: PathBuf, source: Box<LogError> },
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     #[error(

@@ -129,7 +129,7 @@ pub fn examine(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Found, RecoverE
 pub(super) fn damaged(directory: &Path, error: LogError) -> RecoverError {
     match error {
         LogError::Corrupt { .. } | LogError::Foreign { .. } | LogError::Damaged(_) => {
-            RecoverError::Damaged { directory: directory.to_path_buf(), source: error }
+            RecoverError::Damaged { directory: directory.to_path_buf(), source: Box::new(error) }
         }
         other => RecoverError::Log(other),
     }
