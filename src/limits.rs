@@ -64,6 +64,9 @@ pub const MAX_REPLY_DEPTH: usize = 8;
 /// Most `-MOVED` answers that one request follows.
 pub const MAX_REDIRECTS: usize = 5;
 
+/// Longest time for which a leader may ask voters to elect nobody else: the longest election timeout.
+pub const MAX_LEASE_US: u64 = 3_600_000_000;
+
 /// Most accepted connections on the peer port that have not proven who they are.
 pub const MAX_UNAUTHENTICATED_LINKS: usize = 256;
 /// Most bytes queued to one peer. A single frame may exceed it when nothing else is queued.

@@ -50,6 +50,7 @@ fn block_meta() -> Meta {
         floor_sequence: 3,
         floor_offset: 4096,
         distrusted: true,
+        promise_us: 800_000,
     }
 }
 

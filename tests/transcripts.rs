@@ -37,6 +37,7 @@ struct Node {
     // What is on the disk.
     term: Term,
     vote: Option<NodeId>,
+    promise_us: u64,
     entries: Vec<EntryMeta>,
     writes: VecDeque<Write>,
     held: bool,
@@ -99,9 +100,10 @@ fn body(body: &Body) -> String {
             format!("Vote, log ends at {}{transfer}", position(*last))
         }
         Body::VoteReply { granted } => format!("VoteReply {}", if *granted { "yes" } else { "no" }),
-        Body::Append { prev, entries: sent, commit, round } => {
+        Body::Append { prev, entries: sent, commit, round, lease_us } => {
             let sent = if sent.is_empty() { "-".into() } else { entries(prev.index + 1, sent) };
-            format!("Append after {}: {sent}; commit {commit} round {round}", position(*prev))
+            let lease = if *lease_us == 0 { String::new() } else { format!(" lease {} ms", lease_us / 1000) };
+            format!("Append after {}: {sent}; commit {commit} round {round}{lease}", position(*prev))
         }
         Body::Appended { matched, round } => format!("Appended to {matched} round {round}"),
         Body::Refused { prev, conflict, last, round } => {
@@ -120,6 +122,7 @@ impl Node {
         let restored = Restored {
             term: self.term,
             vote: self.vote,
+            promise_us: self.promise_us,
             base: self.base,
             membership: self.membership.clone(),
             entries: self.entries.clone(),
@@ -134,6 +137,7 @@ impl Node {
         if let Some((term, vote)) = write.hard_state {
             (self.term, self.vote) = (term, vote);
         }
+        self.promise_us = write.promise_us.unwrap_or(self.promise_us);
         if let Some(from) = write.truncate_from {
             self.entries.truncate((from - self.base.index) as usize - 1);
             self.holes.retain(|hole| *hole < from);
@@ -157,6 +161,7 @@ impl Story {
             heartbeat_us: HEARTBEAT_US,
             max_inflight_messages: 2,
             max_message_bytes: 250,
+            lease_us: 0,
             seed: 1,
         };
         let mut node = Node { settings: Some(settings), membership, ..Node::default() };
@@ -206,6 +211,7 @@ impl Story {
                 if let Some((term, vote)) = write.hard_state {
                     parts.push(format!("term {term} vote {}", vote.unwrap_or(0)));
                 }
+                parts.extend(write.promise_us.map(|us| format!("promise {} ms", us / 1000)));
                 parts.extend(write.truncate_from.map(|from| format!("truncate from {from}")));
                 parts.extend(
                     write.append.as_ref().map(|a| format!("append {}", entries(a.first, &a.entries))),

@@ -46,6 +46,7 @@ impl Raft {
     /// Enters a new term, votes for itself, and asks the others as soon as that is durable.
     pub(super) fn campaign(&mut self, transfer: bool, outputs: &mut Vec<Output>) {
         let core = &mut self.core;
+        assert!(transfer || core.now_us >= core.promise.until_us, "I15: stands against its own promise");
         let next = core.term + 1;
         core.adopt_term(next);
         core.set_vote(core.id());
@@ -116,7 +117,11 @@ impl Raft {
         let live_leader = self.has_live_leader(from);
         let core = &mut self.core;
         let free = asked > core.term || (asked == core.term && core.vote.is_none_or(|given| given == from));
-        let granted = free && !live_leader && core.may_vote() && core.is_up_to_date(last);
+        let granted = free
+            && !live_leader
+            && !core.promise.binds(from, core.now_us)
+            && core.may_vote()
+            && core.is_up_to_date(last);
         let term = if granted { asked } else { core.term };
         outputs
             .push(Output::Send { to: from, message: Message { term, body: Body::PreVoteReply { granted } } });
@@ -128,8 +133,8 @@ impl Raft {
         }
     }
 
-    /// RequestVote. While a leader is alive it is not even heard: the term stays (dissertation 4.2.3), unless that
-    /// leader itself sent the candidate.
+    /// RequestVote. While a leader is alive, or may answer reads by itself, it is not even heard: the term stays
+    /// (dissertation 4.2.3), unless that leader itself sent the candidate.
     pub(super) fn on_vote(
         &mut self,
         from: NodeId,
@@ -138,7 +143,8 @@ impl Raft {
         transfer: bool,
         outputs: &mut Vec<Output>,
     ) {
-        if term >= self.core.term && !transfer && self.has_live_leader(from) {
+        let bound = self.core.promise.binds(from, self.core.now_us) || self.has_live_leader(from);
+        if term >= self.core.term && !transfer && bound {
             return;
         }
         if term > self.core.term {

@@ -85,6 +85,8 @@ impl Raft {
         if !holds_prev {
             let conflict = core.log.at_or_before(prev.index, prev.term);
             let last = core.log.last_index();
+            // A promise that a crash would make us forget is none yet.
+            let round = if core.promise_is_durable() { round } else { 0 };
             core.send(from, Body::Refused { prev: prev.index, conflict, last, round }, outputs);
             return;
         }

@@ -19,6 +19,7 @@
 //! * I12. The membership in force is valid, or empty on a node that was never told one.
 //! * I13. The holes rise and lie within the log.
 //! * I14. Who stands or leads is trusted, and who stands has no hole.
+//! * I15. Nobody stands before its promise to a leader has run out, unless that leader asked for it (asserted always).
 
 use super::leader::Leader;
 use super::message::{Index, NodeId, Term};

@@ -14,6 +14,9 @@ pub struct Settings {
     pub max_inflight_messages: usize,
     /// Most payload bytes in one AppendEntries message (one entry may exceed it).
     pub max_message_bytes: u64,
+    /// As a leader, ask voters to elect nobody else for so long after each message, and answer reads by itself
+    /// meanwhile; 0 = do not.
+    pub lease_us: u64,
     /// Seed of the election jitter: the core has no randomness of its own.
     pub seed: u64,
 }
@@ -23,6 +26,8 @@ pub struct Settings {
 pub struct Restored {
     pub term: Term,
     pub vote: Option<NodeId>,
+    /// The longest promise to a leader that may have been in force when the process ended.
+    pub promise_us: u64,
     /// The entry before the first one in the log; (0, 0) when the log starts at 1.
     pub base: Position,
     /// Membership at `base`.
@@ -124,6 +129,8 @@ pub struct Write {
     pub id: WriteId,
     /// Term and vote, when they changed.
     pub hard_state: Option<(Term, Option<NodeId>)>,
+    /// The longest promise to a leader that may be in force from now on, when that changed. Durable like a vote.
+    pub promise_us: Option<u64>,
     /// Drop this entry and all after it.
     pub truncate_from: Option<Index>,
     pub append: Option<Append>,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::io::{Output, Refusal, Source};
+use super::lease::{Lease, Stamp};
 use super::message::{Body, EntryKind, EntryMeta, Index, Membership, NodeId};
 use super::progress::{PeerProgress, Progress};
 use super::quorum::agreed;
@@ -20,6 +21,7 @@ pub(super) struct Leader {
     /// All other members, and nodes that are about to leave.
     pub peers: BTreeMap<NodeId, Progress>,
     pub reads: Reads,
+    pub lease: Lease,
     pub transfer: Option<Transfer>,
     pub heartbeat_deadline_us: u64,
     /// An entry that is not committed cannot be read here: how long it may take to get it back.
@@ -47,6 +49,7 @@ impl Leader {
             no_op,
             peers: others.map(|id| (id, Progress::new(no_op, core.now_us))).collect(),
             reads: Reads::default(),
+            lease: Lease::default(),
             transfer: None,
             heartbeat_deadline_us: core.now_us + core.settings.heartbeat_us.max(1),
             hole_deadline_us: u64::MAX,
@@ -61,8 +64,9 @@ impl Leader {
         own_us.min(self.hole_deadline_us).min(transfer_us)
     }
 
-    /// The timeouts have changed.
+    /// The timeouts have changed, and perhaps the length of the lease.
     pub fn reset_timers(&mut self, core: &Core) {
+        self.begin_lease(core);
         self.heartbeat_deadline_us = core.now_us;
         self.quorum_deadline_us = core.now_us;
     }
@@ -83,6 +87,41 @@ impl Leader {
             };
             (*id, progress)
         })
+    }
+
+    /// What messages carry from now on.
+    pub fn stamp(&self, core: &Core) -> Stamp {
+        Stamp { round: self.reads.round(), lease_us: self.lease.announced_us(), commit: core.commit }
+    }
+
+    /// A lease of the length that the settings say, from a new round on.
+    fn begin_lease(&mut self, core: &Core) {
+        if self.lease.resize(core.settings.lease_us) {
+            self.mark_lease(core);
+        }
+    }
+
+    /// The messages that follow renew the lease, once they are answered.
+    fn mark_lease(&mut self, core: &Core) {
+        if self.lease.announced_us() > 0 {
+            self.lease.mark(self.reads.advance(), core.now_us);
+        }
+    }
+
+    /// Voters have answered, or are others now.
+    fn renew_lease(&mut self, core: &Core) {
+        let lease = std::mem::take(&mut self.lease);
+        let start_us = self.agreed(core, core.now_us, |peer| lease.promised_us(peer.answered_round));
+        self.lease = lease;
+        self.lease.renew(start_us);
+    }
+
+    /// Until when, on the driver's clock, nobody else can lead; 0 while reads need a round.
+    pub fn lease_until_us(&self, core: &Core) -> u64 {
+        match self.own_term_committed(core) {
+            true => self.lease.until_us(),
+            false => 0,
+        }
     }
 
     /// The largest value that a majority of voters has reached; `own` is ours, and counts only if we vote.
@@ -107,21 +146,26 @@ impl Leader {
         }
         // A peer in or out moves the quorum: look again at the next input.
         self.quorum_deadline_us = core.now_us;
+        self.renew_lease(core);
     }
 
-    /// Begins rounds and ends them, as far as the answers allow.
+    /// Answers reads by the lease; else begins rounds and ends them, as far as the answers allow.
     fn advance_reads(&mut self, core: &Core, outputs: &mut Vec<Output>) {
         if !self.own_term_committed(core) {
             return;
         }
+        if core.now_us < self.lease_until_us(core) {
+            if let Some(id) = self.reads.take_all() {
+                outputs.push(Output::ReadReady { id, index: core.commit });
+            }
+            return;
+        }
         loop {
             if self.reads.begin(core.commit) {
+                self.lease.mark(self.reads.round(), core.now_us);
                 self.heartbeat_voters(core, outputs);
             }
-            if !self.reads.in_flight() {
-                return;
-            }
-            let round = self.reads.round();
+            let Some(round) = self.reads.needed_round() else { return };
             if self.agreed(core, round, |peer| peer.answered_round) < round {
                 return;
             }
@@ -140,6 +184,7 @@ impl Raft {
         let mut leader = Leader::new(core);
         let no_op = EntryMeta { term: core.term, kind: EntryKind::NoOp, bytes: 0 };
         core.replace_tail(leader.no_op, vec![no_op], Source::NoOp, outputs);
+        leader.begin_lease(core);
         leader.replicate_all(core, outputs);
         self.state = State::Leader(leader);
     }
@@ -172,7 +217,9 @@ impl Raft {
         }
         if core.now_us >= leader.heartbeat_deadline_us {
             leader.heartbeat_deadline_us = core.now_us + core.settings.heartbeat_us.max(1);
+            leader.mark_lease(core);
             leader.heartbeat_all(core, outputs);
+            leader.renew_lease(core); // a sole voter's own promise is all it needs
             if let Some(transfer) = &mut leader.transfer {
                 transfer.told = false;
             }
@@ -183,6 +230,7 @@ impl Raft {
     /// A peer, or our own disk, has got on: commits, answers reads, and hands over what waits for that.
     pub(super) fn leader_progressed(&mut self, outputs: &mut Vec<Output>) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
+        leader.renew_lease(core);
         let own = core.intact();
         let agreed = leader.agreed(core, own, |peer| peer.matched);
         // Paper 5.4.2: only entries of our own term are committed by counting; they take the older ones along.
@@ -203,6 +251,7 @@ impl Raft {
     fn resign(&mut self, outputs: &mut Vec<Output>) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
         leader.heartbeat_all(core, outputs);
+        leader.lease.give_up();
         if let Some(successor) = leader.best_successor(core) {
             core.send(successor, Body::TimeoutNow, outputs);
         }

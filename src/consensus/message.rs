@@ -78,6 +78,8 @@ pub enum Body {
         entries: Vec<EntryMeta>,
         commit: Index,
         round: u64,
+        /// The sender answers reads by itself: whoever hears this elects nobody else for so long. 0 = it does not.
+        lease_us: u64,
     },
     /// Sent only when all up to `matched` is durable at the sender.
     Appended {

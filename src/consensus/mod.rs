@@ -48,7 +48,11 @@
 //!     long as it says so. `InstalledSnapshot` is given once the received snapshot is durable, all writes are answered,
 //!     and the log on disk starts behind it or holds its position. A snapshot is committed state, so it does not matter
 //!     who sent it, or in which term.
-//! 15. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
+//! 15. **Leases.** `Write::promise_us` is part of the hard state; `Restored::promise_us` is the last one that was written. With
+//!     a lease, [`Raft::lease_until_us`] says until when this node may answer reads of its own: whoever uses it looks at the
+//!     value that was in force when the read was executed or later, and at the clock after that. It is looked at anew
+//!     after each step, before the step's outputs are carried out. The clock of `now_us` goes on while the machine sleeps.
+//! 16. **A panic in here is a broken invariant** (two leaders in one term, a committed entry overwritten): the state
 //!     of this node, or of the cluster, can no longer be trusted. Let it stop the process.
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (paper), and Ongaro's
@@ -60,6 +64,7 @@ mod follower;
 mod invariants;
 mod io;
 mod leader;
+mod lease;
 mod log_view;
 mod membership;
 mod message;

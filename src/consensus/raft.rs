@@ -8,6 +8,7 @@ use super::follower::Follower;
 use super::invariants::Checkpoint;
 use super::io::{Append, Input, Output, Restored, Role, Settings, Source, Write};
 use super::leader::Leader;
+use super::lease::Promise;
 use super::log_view::LogView;
 use super::message::{Body, EntryMeta, Index, Membership, Message, NodeId, Position, Term, WriteId};
 use super::progress::PeerProgress;
@@ -33,8 +34,9 @@ pub(super) struct Core {
     pub term: Term,
     /// Invariant: within one term it is set at most once.
     pub vote: Option<NodeId>,
-    /// Term or vote have changed since the last write.
+    /// Term, vote or promise have changed since the last write.
     unsaved: bool,
+    pub promise: Promise,
     pub log: LogView,
     pub disk: Disk,
     /// Entries whose payload cannot be read. Invariant: they rise, and lie within the log.
@@ -117,6 +119,19 @@ impl Core {
         self.term = term;
         self.vote = None;
         self.unsaved = true;
+        self.promise.forget_if_over(self.now_us);
+    }
+
+    /// Whoever hears a leader that answers reads by itself elects nobody else for a while.
+    pub fn promise(&mut self, leader: NodeId, lease_us: u64) {
+        if lease_us > 0 {
+            self.unsaved |= self.promise.give(leader, lease_us, self.now_us);
+        }
+    }
+
+    /// Whether an answer may tell the leader that it was promised what it asked for.
+    pub fn promise_is_durable(&self) -> bool {
+        self.promise.write.is_some_and(|write| self.disk.is_durable(write))
     }
 
     /// Gives the vote of the present term.
@@ -137,7 +152,15 @@ impl Core {
         let hard_state = self.unsaved.then_some((self.term, self.vote));
         self.unsaved = false;
         let id = self.disk.issue(hard_state.is_some(), truncate_from, self.log.last_index());
-        outputs.push(Output::Persist(Write { id, hard_state, truncate_from, append, regain_trust }));
+        let promise_us = hard_state.and(self.promise.recorded_by(id));
+        outputs.push(Output::Persist(Write {
+            id,
+            hard_state,
+            promise_us,
+            truncate_from,
+            append,
+            regain_trust,
+        }));
         id
     }
 
@@ -185,20 +208,21 @@ impl Core {
         }
     }
 
-    /// When to stand for election, if nothing happens before: after 1x..2x the election timeout, or soon when the
+    /// When to stand for election, if nothing happens before: never before a promise has run out; then after 1x..2x the election timeout, or soon when the
     /// leader's process is known to be gone. Each hasty attempt waits about twice as long as the one before.
     pub fn draw_election_deadline_us(&mut self) -> u64 {
         let timeout_us = self.settings.election_timeout_us.max(1);
+        let free_us = self.promise.until_us;
         if let Some(attempt) = self.hurry {
             let jitter_us = HURRY_JITTER_US << attempt.min(32);
             if jitter_us < timeout_us {
                 self.hurry = Some(attempt + 1);
                 let patience_us = if attempt == 0 { 0 } else { jitter_us / 2 };
-                return self.now_us + patience_us + self.random.below(jitter_us);
+                return self.now_us.max(free_us) + patience_us + self.random.below(jitter_us);
             }
             self.hurry = None;
         }
-        self.now_us + timeout_us + self.random.below(timeout_us)
+        (self.now_us + timeout_us).max(free_us) + self.random.below(timeout_us)
     }
 
     /// Paper 5.4.1: a log may lead only if it is not behind ours.
@@ -214,7 +238,8 @@ impl Raft {
     /// # Panics
     /// When `restored` breaks point 9 of the caller's contract.
     pub fn new(settings: Settings, restored: Restored, now_us: u64) -> Raft {
-        let Restored { term, vote, base, membership, entries, committed, holes, distrusted } = restored;
+        let Restored { term, vote, promise_us, base, membership, entries, committed, holes, distrusted } =
+            restored;
         let mut log = LogView::new(base, membership);
         for entry in &entries {
             log.append(entry);
@@ -232,6 +257,7 @@ impl Raft {
             term,
             vote,
             unsaved: false,
+            promise: Promise::restored(promise_us, now_us),
             disk: Disk::new(log.last_index()),
             log,
             commit: base.index.max(committed),
@@ -243,7 +269,7 @@ impl Raft {
             hurry: None,
         };
         let alone = core.is_voter() && core.membership().voters.len() == 1;
-        let deadline_us = if alone { now_us } else { core.draw_election_deadline_us() };
+        let deadline_us = if alone { core.promise.until_us } else { core.draw_election_deadline_us() };
         let state = State::Follower(Follower::new(None, now_us, deadline_us));
         Raft { reported: (Role::Follower, term, None), core, state }
     }
@@ -326,7 +352,8 @@ impl Raft {
         let current = term == self.core.term;
         match body {
             Body::Append { prev, .. } if !current => self.refuse_stale(from, prev, outputs),
-            Body::Append { prev, entries, commit, round } => {
+            Body::Append { prev, entries, commit, round, lease_us } => {
+                self.core.promise(from, lease_us);
                 self.on_append(from, prev, entries, commit, round, outputs)
             }
             _ if !current => {}
@@ -365,7 +392,7 @@ impl Raft {
     /// Follows `leader`, or waits for one, in `term`. What the former role had under way is given up.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>, outputs: &mut Vec<Output>) {
         if let State::Leader(former) = &mut self.state {
-            if let Some(id) = former.reads.fail() {
+            if let Some(id) = former.reads.take_all() {
                 outputs.push(Output::ReadFailed { id });
             }
         }
@@ -529,6 +556,15 @@ impl Raft {
         match &self.state {
             State::Leader(leader) => leader.own_term_committed(&self.core),
             _ => false,
+        }
+    }
+
+    /// Until when, on the driver's clock, no other node can lead: reads executed before this was looked at need no
+    /// round as long as the clock is behind it. 0 on nodes without a lease.
+    pub fn lease_until_us(&self) -> u64 {
+        match &self.state {
+            State::Leader(leader) => leader.lease_until_us(&self.core),
+            _ => 0,
         }
     }
 

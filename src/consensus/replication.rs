@@ -2,6 +2,7 @@
 
 use super::io::Output;
 use super::leader::Leader;
+use super::lease::Stamp;
 use super::message::{Body, EntryMeta, Index, NodeId, Position};
 use super::progress::{Mode, Progress};
 use super::raft::{Core, Raft, State};
@@ -14,40 +15,40 @@ const LOST_AFTER_HEARTBEATS: u64 = 3;
 impl Leader {
     /// Sends every peer what its window allows.
     pub fn replicate_all(&mut self, core: &Core, outputs: &mut Vec<Output>) {
-        let round = self.reads.round();
+        let stamp = self.stamp(core);
         for (id, peer) in &mut self.peers {
-            replicate(core, *id, peer, round, outputs);
+            replicate(core, *id, peer, stamp, outputs);
         }
     }
 
     /// One message without entries to each voter, so that it answers the read round.
     pub fn heartbeat_voters(&mut self, core: &Core, outputs: &mut Vec<Output>) {
-        let round = self.reads.round();
+        let stamp = self.stamp(core);
         for (id, peer) in &self.peers {
             if core.membership().is_voter(*id) {
-                heartbeat(core, *id, peer, round, outputs);
+                heartbeat(core, *id, peer, stamp, outputs);
             }
         }
     }
 
     /// One message without entries to each peer, after looking for lost ones.
     pub fn heartbeat_all(&mut self, core: &Core, outputs: &mut Vec<Output>) {
-        let round = self.reads.round();
+        let stamp = self.stamp(core);
         let patience_us = core.settings.heartbeat_us.max(1).saturating_mul(LOST_AFTER_HEARTBEATS);
         for (id, peer) in &mut self.peers {
             if peer.has_lost(core.now_us, patience_us) {
                 peer.probe_from(peer.matched + 1);
             }
-            heartbeat(core, *id, peer, round, outputs);
+            heartbeat(core, *id, peer, stamp, outputs);
         }
     }
 
     /// The membership is committed: peers that left it hear so once more, and are forgotten.
     pub fn say_goodbye(&mut self, core: &Core, outputs: &mut Vec<Output>) {
-        let round = self.reads.round();
+        let stamp = self.stamp(core);
         self.peers.retain(|id, peer| {
             if peer.leaving {
-                append(core, *id, (peer.next - 1).max(core.log.base().index), Vec::new(), round, outputs);
+                append(core, *id, (peer.next - 1).max(core.log.base().index), Vec::new(), stamp, outputs);
             }
             !peer.leaving
         });
@@ -65,13 +66,14 @@ impl Leader {
         let up_to_date = self.peers.get(&transfer.target).is_some_and(|p| p.matched == core.log.last_index());
         if up_to_date && !transfer.told {
             transfer.told = true;
+            self.lease.give_up();
             core.send(transfer.target, Body::TimeoutNow, outputs);
         }
     }
 }
 
 /// Sends entries as long as the window is open.
-fn replicate(core: &Core, id: NodeId, peer: &mut Progress, round: u64, outputs: &mut Vec<Output>) {
+fn replicate(core: &Core, id: NodeId, peer: &mut Progress, stamp: Stamp, outputs: &mut Vec<Output>) {
     let last = core.log.last_index();
     // A peer that lacks what lies before our log waits at its start.
     peer.next = peer.next.max(core.log.base().index + 1);
@@ -79,19 +81,19 @@ fn replicate(core: &Core, id: NodeId, peer: &mut Progress, round: u64, outputs: 
     while first <= last && peer.may_send(core.settings.max_inflight_messages) {
         let entries = core.log.entries(first, MAX_ENTRIES_PER_MESSAGE, core.settings.max_message_bytes);
         let end = first + entries.len() as Index - 1;
-        append(core, id, first - 1, entries, round, outputs);
+        append(core, id, first - 1, entries, stamp, outputs);
         peer.sent(end, core.now_us);
         first = end + 1;
     }
 }
 
 /// A message without entries. It never leads to a refusal, except while probing, where that is its use.
-fn heartbeat(core: &Core, id: NodeId, peer: &Progress, round: u64, outputs: &mut Vec<Output>) {
+fn heartbeat(core: &Core, id: NodeId, peer: &Progress, stamp: Stamp, outputs: &mut Vec<Output>) {
     let prev = match peer.mode {
         Mode::Probe { .. } | Mode::Snapshot => peer.next - 1,
         Mode::Replicate => peer.matched,
     };
-    append(core, id, prev.max(core.log.base().index), Vec::new(), round, outputs);
+    append(core, id, prev.max(core.log.base().index), Vec::new(), stamp, outputs);
 }
 
 fn append(
@@ -99,11 +101,12 @@ fn append(
     to: NodeId,
     prev: Index,
     entries: Vec<EntryMeta>,
-    round: u64,
+    stamp: Stamp,
     outputs: &mut Vec<Output>,
 ) {
     let prev = core.log.position_at(prev).expect("I10: what is sent to a peer is in the log");
-    core.send(to, Body::Append { prev, entries, commit: core.commit, round }, outputs);
+    let Stamp { round, lease_us, commit } = stamp;
+    core.send(to, Body::Append { prev, entries, commit, round, lease_us }, outputs);
 }
 
 impl Raft {
@@ -116,16 +119,16 @@ impl Raft {
         outputs: &mut Vec<Output>,
     ) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
-        let current_round = leader.reads.round();
+        let stamp = leader.stamp(core);
         let Some(peer) = leader.peers.get_mut(&from) else { return };
-        if matched > core.log.last_index() || round > current_round {
+        if matched > core.log.last_index() || round > stamp.round {
             return;
         }
         peer.heard(core.now_us, round);
         if peer.counts(round) {
             peer.acknowledge(matched);
         }
-        replicate(core, from, peer, current_round, outputs);
+        replicate(core, from, peer, stamp, outputs);
         self.leader_progressed(outputs);
         self.report_learner(from, outputs);
     }
@@ -140,9 +143,9 @@ impl Raft {
         outputs: &mut Vec<Output>,
     ) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
-        let current_round = leader.reads.round();
+        let stamp = leader.stamp(core);
         let Some(peer) = leader.peers.get_mut(&from) else { return };
-        if round > current_round {
+        if round > stamp.round {
             return;
         }
         peer.heard(core.now_us, round);
@@ -158,7 +161,7 @@ impl Raft {
             let exhausted = next > prev;
             peer.probe_from(next);
             if !exhausted {
-                replicate(core, from, peer, current_round, outputs);
+                replicate(core, from, peer, stamp, outputs);
             }
         }
         self.leader_progressed(outputs);
@@ -191,11 +194,11 @@ impl Raft {
     /// The link to a peer is back: what was in flight on the old one is lost.
     pub(super) fn resume_peer(&mut self, id: NodeId, outputs: &mut Vec<Output>) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
-        let round = leader.reads.round();
+        let stamp = leader.stamp(core);
         let Some(peer) = leader.peers.get_mut(&id) else { return };
         peer.paused = false;
         peer.probe_from(peer.matched + 1);
-        heartbeat(core, id, peer, round, outputs);
-        replicate(core, id, peer, round, outputs);
+        heartbeat(core, id, peer, stamp, outputs);
+        replicate(core, id, peer, stamp, outputs);
     }
 }

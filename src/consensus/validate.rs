@@ -2,7 +2,7 @@
 //! unlucky frame from reaching the state machine.
 
 use super::message::{Body, EntryKind, EntryMeta, Index, Message, Position, Term};
-use crate::limits::{MAX_ENTRIES_PER_MESSAGE, MAX_ENTRY_BYTES};
+use crate::limits::{MAX_ENTRIES_PER_MESSAGE, MAX_ENTRY_BYTES, MAX_LEASE_US};
 
 /// Beyond any term or index that a cluster can reach, and far from overflow.
 const BEYOND_REACH: u64 = 1 << 62;
@@ -16,8 +16,10 @@ pub(super) fn is_well_formed(message: &Message) -> bool {
         Body::PreVote { last } | Body::Vote { last, .. } => {
             position_fits(*last, message.term) && last.term < message.term
         }
-        Body::Append { prev, entries, .. } => {
-            position_fits(*prev, message.term) && entries_fit(*prev, entries, message.term)
+        Body::Append { prev, entries, lease_us, .. } => {
+            position_fits(*prev, message.term)
+                && entries_fit(*prev, entries, message.term)
+                && *lease_us <= MAX_LEASE_US
         }
         Body::Remember { through, .. } => *through <= BEYOND_REACH,
         Body::PreVoteReply { .. }
@@ -71,6 +73,7 @@ mod tests {
                 entries: terms.iter().map(entry).collect(),
                 commit: 0,
                 round: 0,
+                lease_us: 0,
             },
         }
     }
@@ -94,7 +97,7 @@ mod tests {
     fn an_invalid_membership_is_dropped() {
         let kind = EntryKind::Membership(Membership::default().into());
         let entries = vec![EntryMeta { term: 1, kind, bytes: 1 }];
-        let body = Body::Append { prev: Position::default(), entries, commit: 0, round: 0 };
+        let body = Body::Append { prev: Position::default(), entries, commit: 0, round: 0, lease_us: 0 };
         assert!(!is_well_formed(&Message { term: 1, body }));
     }
 

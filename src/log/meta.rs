@@ -42,6 +42,8 @@ pub struct Meta {
     /// Acknowledged entries may have been cut away by an operator: the node neither votes nor stands until it has
     /// caught up.
     pub distrusted: bool,
+    /// The longest promise to a leader, to elect nobody else, that may be in force; in microseconds.
+    pub promise_us: u64,
 }
 
 /// What one copy turned out to be.
@@ -55,7 +57,8 @@ pub enum CopyState {
 impl Meta {
     /// magic 0..8 | version 8 | crc 12 | generation 16 | cluster id 24..56 | node id 56 | secret 64..96 | term 96 |
     /// vote 104 | has vote 112 | base index 120 | base term 128 | first sequence 136 | floor sequence 140 |
-    /// floor offset 144 | distrusted 152 | zeros; `crc` covers all 4096 bytes but itself.
+    /// floor offset 144 | distrusted 152 |
+    /// promise 160 | zeros; `crc` covers all 4096 bytes but itself.
     pub fn encode(&self) -> [u8; BLOCK_BYTES] {
         let mut bytes = [0; BLOCK_BYTES];
         bytes[0..8].copy_from_slice(&META_MAGIC);
@@ -73,6 +76,7 @@ impl Meta {
         bytes[140..144].copy_from_slice(&self.floor_sequence.to_le_bytes());
         bytes[144..152].copy_from_slice(&self.floor_offset.to_le_bytes());
         bytes[152] = u8::from(self.distrusted);
+        bytes[160..168].copy_from_slice(&self.promise_us.to_le_bytes());
         let crc = crc_around(&bytes, 12);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -101,6 +105,7 @@ impl Meta {
             floor_sequence: get_u32(bytes, 140),
             floor_offset: get_u64(bytes, 144),
             distrusted: bytes[152] != 0,
+            promise_us: get_u64(bytes, 160),
         }))
     }
 }

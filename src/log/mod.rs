@@ -138,6 +138,8 @@ pub struct WriteRequest {
     /// Increases from request to request.
     pub id: u64,
     pub hard_state: Option<HardState>,
+    /// The longest promise to a leader that may be in force from now on, in microseconds.
+    pub promise_us: Option<u64>,
     /// Drop this entry and all after it.
     pub truncate_from: Option<u64>,
     /// To be appended behind what is left.

@@ -31,6 +31,7 @@ pub struct Log {
     pub(super) directory: PathBuf,
     identity: Identity,
     hard_state: HardState,
+    promise_us: u64,
     trusted: bool,
     pub(super) table: Table,
     pub(super) holes: Arc<Holes>,
@@ -181,6 +182,7 @@ impl Log {
                 secret: meta.secret,
             },
             hard_state: meta.hard_state,
+            promise_us: meta.promise_us,
             trusted: !meta.distrusted,
             table,
             holes: holes.clone(),
@@ -205,6 +207,11 @@ impl Log {
     /// Term and vote as last handed in (or read back).
     pub fn hard_state(&self) -> HardState {
         self.hard_state
+    }
+
+    /// The longest promise to a leader that may have been in force, as last handed in (or read back); in microseconds.
+    pub fn promise_us(&self) -> u64 {
+        self.promise_us
     }
 
     /// Whether no acknowledged entry can have been cut away. A node whose log is not trusted neither votes nor stands
@@ -263,16 +270,26 @@ impl Log {
             assert!(self.hard_state.may_become(hard_state), "{:?} -> {hard_state:?}", self.hard_state);
             self.hard_state = hard_state;
         }
+        self.promise_us = request.promise_us.unwrap_or(self.promise_us);
         self.trusted |= request.regain_trust;
         if let Some(from) = request.truncate_from {
             self.table.truncate(from);
             self.holes.keep(self.table.first_index(), self.table.last_index());
         }
         let term_left = self.table.term_at(self.table.last_index()).expect("the last entry has a term");
-        let WriteRequest { id, hard_state, truncate_from, entries, regain_trust } = request;
+        let WriteRequest { id, hard_state, promise_us, truncate_from, entries, regain_trust } = request;
         let entries = Arc::new(entries);
         let payload_bytes = self.table.push(id, entries.clone());
-        let work = Work { id, hard_state, regain_trust, truncate_from, term_left, entries, payload_bytes };
+        let work = Work {
+            id,
+            hard_state,
+            promise_us,
+            regain_trust,
+            truncate_from,
+            term_left,
+            entries,
+            payload_bytes,
+        };
         self.unstarted |= self.shared.submit(work);
     }
 
@@ -417,6 +434,7 @@ fn make(
         floor_sequence: 1,
         floor_offset: 0,
         distrusted: false,
+        promise_us: 0,
     };
     recovery::create(disk, directory, &meta, segment_bytes)
 }

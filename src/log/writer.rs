@@ -35,6 +35,7 @@ pub struct Work {
     /// Of the request.
     pub id: u64,
     pub hard_state: Option<HardState>,
+    pub promise_us: Option<u64>,
     pub regain_trust: bool,
     pub truncate_from: Option<u64>,
     /// Term of the last entry that `truncate_from` leaves.
@@ -140,9 +141,11 @@ impl LogWriter {
     /// Writes a batch; on return with `fsync` all of it is durable. An error is final.
     pub fn write_batch(&mut self, batch: &[Work], fsync: bool) -> Result<(), LogError> {
         let hard_state = batch.iter().rev().find_map(|work| work.hard_state).unwrap_or(self.meta.hard_state);
+        let promise_us = batch.iter().rev().find_map(|work| work.promise_us).unwrap_or(self.meta.promise_us);
         let trust = self.meta.distrusted && batch.iter().any(|work| work.regain_trust);
-        if hard_state != self.meta.hard_state || trust {
+        if hard_state != self.meta.hard_state || promise_us != self.meta.promise_us || trust {
             self.meta.hard_state = hard_state;
+            self.meta.promise_us = promise_us;
             self.meta.distrusted &= !trust;
             self.write_meta()?;
         }

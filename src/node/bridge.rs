@@ -211,6 +211,8 @@ pub struct Bridge {
     /// Batches of `released_epoch` up to this sequence may be answered.
     released: AtomicU64,
     released_epoch: AtomicU64,
+    /// See [`Bridge::lease_until_us`].
+    lease_until_us: AtomicU64,
     /// What the local Redis holds, as `RAFT.APPLIED` said.
     applied: AtomicU64,
     /// See [`Bridge::read_barrier`].
@@ -233,6 +235,7 @@ impl Bridge {
             wake_main,
             released: AtomicU64::new(0),
             released_epoch: AtomicU64::new(0),
+            lease_until_us: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             round_under_way: AtomicBool::new(false),
             applied_wanted: AtomicU64::new(u64::MAX),
@@ -292,7 +295,17 @@ impl Bridge {
         self.status.lock().expect("no holder of this lock can panic").clone()
     }
 
+    /// Before this time, by `clock::now_us`, no other node leads; 0 = no lease. What was executed before this is asked,
+    /// and has seen nothing that is not committed, needs no round if the clock, read afterwards, is behind it.
+    pub fn lease_until_us(&self) -> u64 {
+        self.lease_until_us.load(Ordering::SeqCst)
+    }
+
     // Raft thread.
+
+    pub fn set_lease(&self, until_us: u64) {
+        self.lease_until_us.store(until_us, Ordering::SeqCst);
+    }
 
     /// Says whether answers to a round of reads are awaited. True: something came meanwhile without a wake-up, and
     /// the raft thread must look again before it sleeps.

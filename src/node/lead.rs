@@ -230,6 +230,15 @@ impl Node {
         }
     }
 
+    /// Until when the main thread may answer reads of this leadership by itself; 0: it may not. The local Redis must be
+    /// the leader's in this very leadership: what one has read in an earlier one may lack what others wrote since.
+    pub(super) fn lease_until_us(&self) -> u64 {
+        match self.local {
+            Local::Leading(_) => self.raft.lease_until_us(),
+            _ => 0,
+        }
+    }
+
     /// Lets go, in order, what is committed and confirmed (N3).
     pub(super) fn release<W: World>(&mut self, world: &mut W) {
         let (commit, confirmed) = (self.raft.commit(), self.confirmed_read);
@@ -259,6 +268,7 @@ impl Node {
         if matches!(self.local, Local::Leading(_) | Local::Promoting { .. }) {
             self.answer_before_role_change(world);
         }
+        world.bridge().set_lease(0);
         self.snapshots.leadership_lost();
         self.confirmed_read = self.last_read; // whoever waited for a confirmation is failed
         match std::mem::replace(&mut self.local, Local::fresh()) {

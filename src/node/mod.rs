@@ -26,8 +26,9 @@ pub mod bridge;
 mod callers;
 pub mod capture;
 mod change;
+pub mod clock;
 pub mod feed;
-mod fetch;
+pub mod fetch;
 mod follow;
 mod handover;
 mod heal;
@@ -47,7 +48,7 @@ mod snapshot;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod transfer;
+pub mod transfer;
 mod watchdog;
 pub mod wire;
 
@@ -175,6 +176,8 @@ pub struct Start {
     pub settings: Arc<Settings>,
     pub seed: u64,
     pub hard_state: HardState,
+    /// The longest promise to a leader that may be in force.
+    pub promise_us: u64,
     /// False: acknowledged entries may have been cut from the log.
     pub trusted: bool,
     /// The entry before the first one of the log.
@@ -238,6 +241,7 @@ impl Node {
         let restored = Restored {
             term: start.hard_state.term,
             vote: start.hard_state.vote,
+            promise_us: start.promise_us,
             base: start.base,
             membership: start.members[0].1.membership(),
             entries: start.entries,
@@ -359,10 +363,12 @@ impl Node {
         let (address, peer_address) = (self.address.clone(), self.peer_address.clone());
         world.send(peer, notices::encode(&Notice::Here { peer_address, address }));
         self.healing_peer_up();
+        self.reports.touch();
         self.step(world, Input::PeerReachable { peer }, &[])
     }
 
     pub fn on_peer_unreachable<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        self.reports.touch();
         self.step(world, Input::PeerUnreachable { peer }, &[])
     }
 
@@ -422,6 +428,8 @@ impl Node {
     fn step<W: World>(&mut self, world: &mut W, input: Input, entries: &[Entry]) -> Result<(), Fatal> {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.raft.step(world.now_us(), input, &mut outputs);
+        // Before anything leaves that may end it.
+        world.bridge().set_lease(self.lease_until_us());
         let result = outputs.drain(..).try_for_each(|output| self.execute(world, output, entries));
         self.outputs = outputs;
         result
@@ -494,6 +502,7 @@ impl Node {
         world.submit(WriteRequest {
             id: write.id,
             hard_state,
+            promise_us: write.promise_us,
             truncate_from,
             entries,
             regain_trust: write.regain_trust,
@@ -548,6 +557,7 @@ fn core_settings(id: NodeId, settings: &Settings, seed: u64) -> crate::consensus
         heartbeat_us: settings.request_timeout_ms * 1000,
         max_inflight_messages: settings.append_req_max_count as usize,
         max_message_bytes: settings.append_req_max_bytes,
+        lease_us: if settings.read_lease { settings.election_timeout_ms * 1000 } else { 0 },
         seed,
     }
 }

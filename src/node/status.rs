@@ -236,6 +236,10 @@ pub struct GateStats {
     pub released_batches: u64,
     /// Clients closed because leadership was lost before their command committed.
     pub failed_clients: u64,
+    /// Batches of reads that were answered by a lease, or by the leader's own state, without waiting.
+    pub immediate_batches: u64,
+    /// How long the lease lasts from now on.
+    pub lease_left_us: u64,
     pub proxy_reqs: u64,
     pub proxy_failed_reqs: u64,
     pub proxy_outstanding_reqs: u64,

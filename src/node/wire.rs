@@ -77,10 +77,14 @@ pub fn encode(message: &Message, entries: &[Entry]) -> Encoded {
             header.push(u8::from(*granted));
             VOTE_REPLY
         }
-        Body::Append { prev, entries: metas, commit, round } => {
+        Body::Append { prev, entries: metas, commit, round, lease_us } => {
             assert_eq!(metas.len(), entries.len(), "an Append leaves with the payloads of its entries");
             [prev.index, prev.term, *commit, *round].into_iter().for_each(&mut put);
             put_entries(&mut header, entries);
+            // Only where there is one: a node that does not know leases refuses the frame, and promises nothing.
+            if *lease_us > 0 {
+                header.extend_from_slice(&lease_us.to_le_bytes());
+            }
             APPEND
         }
         Body::Appended { matched, round } => {
@@ -126,6 +130,10 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub fn new(kind: u8, header: &'a [u8]) -> Fields<'a> {
         Fields { kind, whole: header.len(), rest: header }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// Nothing may be left over.
@@ -181,7 +189,8 @@ pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<(Message, Vec<
             let (commit, round) = (fields.u64()?, fields.u64()?);
             entries = decode_entries(&mut fields, prev.index, payload)?;
             let metas = entries.iter().map(meta).collect::<Result<_, _>>()?;
-            Body::Append { prev, entries: metas, commit, round }
+            let lease_us = if fields.is_empty() { 0 } else { fields.u64()? };
+            Body::Append { prev, entries: metas, commit, round, lease_us }
         }
         APPENDED => Body::Appended { matched: fields.u64()?, round: fields.u64()? },
         REFUSED => Body::Refused {
@@ -196,6 +205,9 @@ pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<(Message, Vec<
         kind => return Err(WireError::UnknownKind { kind }),
     };
     fields.end()?;
+    if kind != APPEND && !payload.is_empty() {
+        return Err(WireError::Length { kind, length: header.len() + payload.len() });
+    }
     Ok((Message { term, body }, entries))
 }
 
@@ -209,7 +221,8 @@ pub(super) fn decode_entries(
     if count > MAX_ENTRIES_PER_MESSAGE {
         return Err(WireError::TooManyEntries { count });
     }
-    let mut entries = Vec::with_capacity(count);
+    // Nothing is made room for that is not there.
+    let mut entries = Vec::with_capacity(count.min(fields.rest.len() / ENTRY_HEADER_BYTES));
     let mut at = 0;
     for i in 0..count {
         let index = prev_index.saturating_add(1 + i as u64);
@@ -264,8 +277,8 @@ mod tests {
     fn append() -> (Message, Vec<Entry>) {
         let entries = vec![entry(8, b"one"), entry(9, b""), entry(10, b"three")];
         let metas = entries.iter().map(|e| meta(e).unwrap()).collect();
-        let body =
-            Body::Append { prev: Position { index: 7, term: 2 }, entries: metas, commit: 6, round: 11 };
+        let prev = Position { index: 7, term: 2 };
+        let body = Body::Append { prev, entries: metas, commit: 6, round: 11, lease_us: 0 };
         (Message { term: 4, body }, entries)
     }
 
@@ -293,6 +306,8 @@ mod tests {
             let (decoded, entries) = decode(encoded.kind, &encoded.header, &Bytes::new()).unwrap();
             assert_eq!(decoded, message);
             assert!(entries.is_empty());
+            let grown = decode(encoded.kind, &encoded.header, &Bytes::from_static(b"x"));
+            assert!(matches!(grown, Err(WireError::Length { .. })), "only an append has a payload");
         }
     }
 
@@ -303,6 +318,20 @@ mod tests {
         let (decoded, got) = decode(encoded.kind, &encoded.header, &join(&encoded)).unwrap();
         assert_eq!(decoded, message);
         assert_eq!(got.iter().map(|e| &e.payload[..]).collect::<Vec<_>>(), [&b"one"[..], b"", b"three"]);
+    }
+
+    #[test]
+    fn a_lease_stands_at_the_end_of_an_append() {
+        let (mut message, entries) = append();
+        let without = encode(&message, &entries);
+        let Body::Append { lease_us, .. } = &mut message.body else { panic!("{message:?}") };
+        *lease_us = 1_000_000;
+        let encoded = encode(&message, &entries);
+        assert_eq!(encoded.header[..without.header.len()], without.header[..]);
+        let (decoded, _) = decode(encoded.kind, &encoded.header, &join(&encoded)).unwrap();
+        assert_eq!(decoded, message);
+        let cut = &encoded.header[..encoded.header.len() - 1];
+        assert!(decode(encoded.kind, cut, &join(&encoded)).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::access;
 use super::blocking;
-use super::cluster_views::moved;
+use super::cluster_views::{moved, REMOVED};
 use super::command_table::{blocks, Class};
 use super::ffi::{self, Context, Text};
 use super::gate;
@@ -148,7 +148,6 @@ fn removed(ctx: Context, state: &MainThread, status: &Status, command: &[Text]) 
     }
 }
 
-pub const REMOVED: &str = "NOCLUSTER This node was removed from its cluster";
 pub const NO_LEADER: &str = "CLUSTERDOWN No raft leader";
 
 /// The leader's address, if the leader is another node.

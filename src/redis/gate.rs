@@ -12,10 +12,13 @@
 //!
 //! Invariants: G1 a client's replies are held from before the server could write them until the last batch it is
 //! in is released; G2 while the gate is closed nothing is held; G3 a batch after an unmarked effect (an active
-//! expiry) is a writing one; G4 while the gate is sealed, for a hand-over, nothing is executed.
+//! expiry) is a writing one; G4 while the gate is sealed, for a hand-over, nothing is executed; G5 a batch that only read is
+//! answered without the raft thread only if all batches before it were released, and by a lease, or by an operator who asked
+//! for reads that may be stale (`raft.quorum-reads no`).
 
 use super::{ffi, symbols};
 use crate::node::bridge::{Bridge, Epoch, FINAL_SEQUENCE};
+use crate::node::clock;
 use crate::node::report::latency_of;
 use crate::node::status::GateStats;
 use hdrhistogram::Histogram;
@@ -50,6 +53,7 @@ pub struct Gate {
     slept: Cell<bool>,
     released_batches: Cell<u64>,
     failed_clients: Cell<u64>,
+    immediate_batches: Cell<u64>,
     held_us: RefCell<Histogram<u64>>,
 }
 
@@ -67,6 +71,7 @@ impl Gate {
             slept: Cell::new(false),
             released_batches: Cell::new(0),
             failed_clients: Cell::new(0),
+            immediate_batches: Cell::new(0),
             held_us: RefCell::new(Histogram::new_with_max(60_000_000, 2).expect("bounds are valid")),
         }
     }
@@ -159,13 +164,21 @@ impl Gate {
             return;
         }
         assert!(!self.sealed.get(), "G4: a command was executed while the gate was sealed");
+        let wrote = self.wrote.take();
+        if !wrote && self.batches.borrow().is_empty() && may_answer_at_once(bridge) {
+            self.answer_at_once();
+            if forked.is_some() {
+                mark(ctx, self.epoch.get(), 0, forked);
+            }
+            return;
+        }
         let clients = self.current.take();
         let sequence = self.sequence.get() + 1;
         self.sequence.set(sequence);
         self.last.set(0);
         self.batches.borrow_mut().push_back(Batch { sequence, clients, closed_at: Instant::now() });
         let epoch = self.epoch.get();
-        match self.wrote.take() {
+        match wrote {
             true => mark(ctx, epoch, sequence, forked),
             false => {
                 bridge.read_barrier(epoch, sequence);
@@ -173,6 +186,16 @@ impl Gate {
                     mark(ctx, epoch, 0, forked);
                 }
             }
+        }
+    }
+
+    /// The open batch has only read, and no other one is held: it has seen nothing that is not committed (G5).
+    fn answer_at_once(&self) {
+        self.current.take();
+        self.last.set(0);
+        self.immediate_batches.set(self.immediate_batches.get() + 1);
+        for client in self.held.take().into_keys() {
+            symbols::unprotect(client);
         }
     }
 
@@ -237,10 +260,20 @@ impl Gate {
             held_clients: self.held.borrow().len() as u64,
             released_batches: self.released_batches.get(),
             failed_clients: self.failed_clients.get(),
+            immediate_batches: self.immediate_batches.get(),
             held: latency_of(&self.held_us.borrow()),
             ..GateStats::default()
         }
     }
+}
+
+/// Whether a batch that only read may be answered without asking anybody. First the lease, then the clock: at the moment
+/// of the first look the lease had not been given up, and if its time was not over at the second, it was not at the first.
+/// The batch was executed before both, so however long the process stands still from here on, its replies were the
+/// newest state at that moment, which lies between the commands and their replies.
+fn may_answer_at_once(bridge: &Bridge) -> bool {
+    let until_us = bridge.lease_until_us();
+    !super::configs::current().quorum_reads || (until_us > 0 && clock::now_us() < until_us)
 }
 
 /// Closes a connection without a byte of what is in its output buffer; a client that is gone is no matter.

@@ -74,6 +74,8 @@ pub fn fields(build: &Build, status: &Status, gate: &GateStats) -> Vec<Field> {
     fields.add("held_clients", gate.held_clients);
     fields.add("released_batches", gate.released_batches);
     fields.add("failed_clients", gate.failed_clients);
+    fields.add("immediate_batches", gate.immediate_batches);
+    fields.add("lease_ms_left", gate.lease_left_us / 1000);
     fields.add("corrupt_entries", status.log.corrupt_entries);
     fields.add("repaired_entries", status.log.repaired_entries);
     fields.add("first_hole", &status.log.first_hole);
@@ -203,7 +205,7 @@ mod tests {
         snapshot_last_idx snapshot_last_term snapshot_size snapshot_time_secs snapshots_created snapshots_received \
         snapshot_in_progress proxy_reqs proxy_failed_reqs proxy_outstanding_reqs leader_changes transfers failed_transfers \
         stalled disk_stalls main_stalls held_clients \
-        released_batches failed_clients corrupt_entries repaired_entries first_hole trusted \
+        released_batches failed_clients immediate_batches lease_ms_left corrupt_entries repaired_entries first_hole trusted \
         log_prepare_failures log_prepare_last_error";
 
     fn status() -> Status {
@@ -248,8 +250,11 @@ mod tests {
 
     #[test]
     fn values_are_true_or_minus_one() {
-        let fields =
-            fields(&Build::default(), &status(), &GateStats { held_clients: 4, ..GateStats::default() });
+        let fields = fields(
+            &Build::default(),
+            &status(),
+            &GateStats { held_clients: 4, lease_left_us: 7999, ..GateStats::default() },
+        );
         for (name, expected) in [
             ("git_sha1", "-1"),
             ("role", "leader"),
@@ -263,6 +268,7 @@ mod tests {
             ("snapshot_filename", ""),
             ("snapshot_last_idx", "-1"),
             ("held_clients", "4"),
+            ("lease_ms_left", "7"),
             ("sync_p99_microseconds", "-1"),
             (
                 "node0",

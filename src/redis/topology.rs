@@ -6,7 +6,8 @@ use super::ffi::{self, Context, Text};
 use super::main_thread;
 use super::wait::{self, Patience};
 use super::{data, info};
-use crate::node::status::State;
+use crate::node::clock;
+use crate::node::status::{GateStats, State};
 use crate::resp::key_slot;
 use std::ffi::c_int;
 
@@ -95,5 +96,7 @@ fn fields() -> Vec<info::Field> {
         // RAFT.APPLIED is handled on this thread: the number is newer here than in what was published.
         status.log.applied_index = state.bridge.applied();
     }
-    info::fields(&state.build, &status, &state.gate.stats())
+    let lease_left_us = state.bridge.lease_until_us().saturating_sub(clock::now_us());
+    let gate = GateStats { lease_left_us, ..state.gate.stats() };
+    info::fields(&state.build, &status, &gate)
 }

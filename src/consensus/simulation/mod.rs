@@ -3,6 +3,7 @@
 //! `world.rs` moves messages, disks and time; `judge.rs` knows what must hold between nodes; the tests here choose
 //! the faults.
 
+mod clock;
 mod judge;
 mod world;
 
@@ -78,6 +79,7 @@ fn everything_at_once() {
         false_hints: true,
         compaction: true,
         damage: true,
+        leases: true,
     };
     seeds(400_000, 120).for_each(|seed| drop(run(seed, faults)));
 }
@@ -95,6 +97,25 @@ fn logs_are_compacted_and_snapshots_installed() {
         compactions > 1000 && installations > 80,
         "{compactions} compactions, {installations} installations"
     );
+}
+
+/// Leases, on bad clocks, with crashes, partitions, transfers, changes of membership and of the setting.
+#[test]
+fn leases_on_clocks_that_drift() {
+    let faults = Faults {
+        loss: 2,
+        reordering: 5,
+        partitions: true,
+        crashes: true,
+        membership: true,
+        leases: true,
+        ..Faults::default()
+    };
+    let mut reads = 0;
+    for seed in seeds(800_000, 160) {
+        reads += run(seed, Faults { false_hints: seed % 2 == 0, ..faults }).reads_by_lease;
+    }
+    assert!(reads > 10_000, "{reads} reads by leases");
 }
 
 /// The same seed gives the same history, to the last message.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::random::Random;
 use super::super::*;
+use super::clock::Clock;
 use super::judge::Judge;
 
 /// What may go wrong. The numbers are percent of messages.
@@ -21,6 +22,9 @@ pub(super) struct Faults {
     pub compaction: bool,
     /// Payloads of durable entries become unreadable, and ends of logs are cut away, on one node at a time.
     pub damage: bool,
+    /// Leaders answer reads by themselves, on clocks that run up to a tenth too fast or too slow; the setting changes,
+    /// processes die and are back at once.
+    pub leases: bool,
 }
 
 /// One entry on a disk or in a driver's memory, with what stands for its payload.
@@ -41,6 +45,7 @@ struct PendingWrite {
 struct DiskImage {
     term: Term,
     vote: Option<NodeId>,
+    promise_us: u64,
     /// From the first entry on, also those that a snapshot stands for.
     log: Vec<Stored>,
     /// Up to here a snapshot stands for the entries.
@@ -57,6 +62,7 @@ impl DiskImage {
         if let Some((term, vote)) = write.hard_state {
             (self.term, self.vote) = (term, vote);
         }
+        self.promise_us = write.promise_us.unwrap_or(self.promise_us);
         if let Some(from) = write.truncate_from {
             self.holes.split_off(&from);
         }
@@ -77,9 +83,9 @@ fn replace_tail(log: &mut Vec<Stored>, write: &Write, payloads: &[u64]) {
     }
 }
 
-struct Machine {
+pub(super) struct Machine {
     /// None while the process is down.
-    raft: Option<Raft>,
+    pub(super) raft: Option<Raft>,
     /// Tells the events of a former process from those of the present one.
     life: u64,
     disk: DiskImage,
@@ -88,9 +94,12 @@ struct Machine {
     log: Vec<Stored>,
     /// The holes in it.
     holes: BTreeSet<Index>,
-    commit: Index,
+    pub(super) commit: Index,
     disk_free_us: u64,
     next_tick_us: u64,
+    pub(super) clock: Clock,
+    /// What this node asks voters to promise, when it leads.
+    pub(super) lease_us: u64,
 }
 
 enum Event {
@@ -123,18 +132,20 @@ enum Event {
 }
 
 pub(super) struct World {
-    now_us: u64,
-    random: Random,
+    pub(super) now_us: u64,
+    pub(super) random: Random,
     faults: Faults,
     seed: u64,
-    machines: BTreeMap<NodeId, Machine>,
+    pub(super) machines: BTreeMap<NodeId, Machine>,
     events: BTreeMap<(u64, u64), Event>,
     sequence: u64,
     /// Directed links that lose everything.
     cut: BTreeSet<(NodeId, NodeId)>,
-    judge: Judge,
+    pub(super) judge: Judge,
     pub compactions: u64,
     pub installations: u64,
+    /// Reads that a lease answered.
+    pub reads_by_lease: u64,
     next_payload: u64,
     next_read: u64,
     fingerprint: u64,
@@ -155,7 +166,7 @@ fn membership_at(log: &[Stored], index: Index) -> Option<Membership> {
 }
 
 const NODES: NodeId = 5;
-const ELECTION_TIMEOUT_US: u64 = 100_000;
+pub(super) const ELECTION_TIMEOUT_US: u64 = 100_000;
 const HEARTBEAT_US: u64 = 20_000;
 
 impl World {
@@ -173,6 +184,7 @@ impl World {
             judge: Judge::default(),
             compactions: 0,
             installations: 0,
+            reads_by_lease: 0,
             next_payload: 1,
             next_read: 1,
             fingerprint: 0,
@@ -188,6 +200,8 @@ impl World {
                 commit: 0,
                 disk_free_us: 0,
                 next_tick_us: u64::MAX,
+                clock: if faults.leases { Clock::drawn(&mut world.random) } else { Clock::true_one() },
+                lease_us: if faults.leases { ELECTION_TIMEOUT_US } else { 0 },
             };
             world.machines.insert(id, machine);
             world.start(id);
@@ -206,15 +220,20 @@ impl World {
         }
     }
 
-    fn start(&mut self, id: NodeId) {
-        let settings = Settings {
+    pub(super) fn settings(&self, id: NodeId) -> Settings {
+        Settings {
             id,
             election_timeout_us: ELECTION_TIMEOUT_US,
             heartbeat_us: HEARTBEAT_US,
             max_inflight_messages: 1 + (self.seed % 4) as usize,
             max_message_bytes: 40,
+            lease_us: self.machines[&id].lease_us,
             seed: self.seed,
-        };
+        }
+    }
+
+    pub(super) fn start(&mut self, id: NodeId) {
+        let settings = self.settings(id);
         let now_us = self.now_us;
         let Some(machine) = self.machines.get_mut(&id) else { return };
         machine.life += 1;
@@ -226,6 +245,7 @@ impl World {
         let restored = Restored {
             term: machine.disk.term,
             vote: machine.disk.vote,
+            promise_us: machine.disk.promise_us,
             base: position_of(&machine.log, machine.disk.base),
             membership: membership_at(&machine.log, machine.disk.base)
                 .unwrap_or_else(|| Self::membership_at_start(id)),
@@ -235,7 +255,7 @@ impl World {
             distrusted: machine.disk.cut_at.map(|_| self.seed ^ machine.life),
         };
         let life = machine.life;
-        machine.raft = Some(Raft::new(settings, restored, now_us));
+        machine.raft = Some(Raft::new(settings, restored, machine.clock.local_us(now_us)));
         self.schedule_tick(id);
         self.schedule(now_us + 5_000, Event::Heal { id, life });
     }
@@ -267,7 +287,7 @@ impl World {
     fn schedule_tick(&mut self, id: NodeId) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         let Some(raft) = &machine.raft else { return };
-        let due_us = raft.next_deadline_us().max(self.now_us);
+        let due_us = machine.clock.true_us(raft.next_deadline_us()).max(self.now_us);
         if due_us < machine.next_tick_us && raft.next_deadline_us() != u64::MAX {
             machine.next_tick_us = due_us;
             let life = machine.life;
@@ -327,15 +347,16 @@ impl World {
     }
 
     /// Steps one node and carries out what it wants. `payloads` belong to the entries of the input.
-    fn input(&mut self, id: NodeId, input: Input, payloads: Vec<u64>) {
+    pub(super) fn input(&mut self, id: NodeId, input: Input, payloads: Vec<u64>) {
         let Some(machine) = self.machines.get_mut(&id) else { return };
         let Some(raft) = &mut machine.raft else { return };
         let mut outputs = Vec::new();
-        raft.step(self.now_us, input, &mut outputs);
+        raft.step(machine.clock.local_us(self.now_us), input, &mut outputs);
         if raft.role() == Role::Leader {
             let term = raft.term();
             // The no-op of a new leader is not in the driver's log yet; it is not committed either.
             self.judge.leads(id, term, &self.machines[&id].log);
+            self.verify_leases(id, term);
         }
         for output in outputs {
             self.output(id, output, &payloads);
@@ -469,6 +490,7 @@ impl World {
     /// Clients write and read at every node that thinks it leads, also at deposed ones.
     fn client(&mut self) {
         for id in self.leaders() {
+            self.read_by_lease(id);
             let count = self.random.below(4);
             let bytes: Vec<u32> = (0..count).map(|_| 1 + self.random.below(30) as u32).collect();
             let payloads = (0..count).map(|at| self.next_payload + at).collect();
@@ -494,16 +516,20 @@ impl World {
         let other = 1 + self.random.below(NODES);
         // Leaders are hit more often: what they alone hold is what can go wrong.
         let id = self.leaders().pop().filter(|_| self.random.below(2) == 0).unwrap_or(anybody);
-        let Faults { partitions, crashes, membership, false_hints, damage, .. } = self.faults;
+        let Faults { partitions, crashes, membership, false_hints, damage, leases, .. } = self.faults;
         match self.random.below(if damage { 14 } else { 10 }) {
             0 | 1 if partitions => self.partition(id, other),
             2 | 3 if partitions => self.cut.clear(),
             4 | 5 if crashes && self.machines[&id].raft.is_some() => {
                 self.crash(id);
+                if leases && self.random.below(2) == 0 {
+                    self.start(id);
+                }
                 for peer in 1..=NODES {
                     self.input(peer, Input::PeerUnreachable { peer: id }, Vec::new());
                 }
             }
+            0..4 if leases => self.change_lease(id),
             6 if false_hints => self.input(id, Input::PeerUnreachable { peer: other }, Vec::new()),
             7 if false_hints => self.input(id, Input::PeerReachable { peer: other }, Vec::new()),
             8 if membership => self.change_membership(other),

@@ -225,7 +225,7 @@ fn who_was_removed_stands_until_that_is_committed() {
     assert!(!bench.raft.is_voter() && bench.raft.next_deadline_us() != u64::MAX);
     bench.persist();
     let (prev, entries) = (at(2, 1), Vec::new());
-    bench.hear(1, 1, Body::Append { prev, entries, commit: 2, round: 0 });
+    bench.hear(1, 1, Body::Append { prev, entries, commit: 2, round: 0, lease_us: 0 });
     assert_eq!(bench.raft.next_deadline_us(), u64::MAX, "it knows now, and keeps quiet");
 }
 

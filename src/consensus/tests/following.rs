@@ -17,7 +17,8 @@ fn entries_are_acknowledged_when_they_are_durable() {
     let append =
         Append { first: 2, entries: vec![normal(1), normal(1)], source: Source::Message { skip: 0 } };
     let append = Some(append);
-    let write = Write { id: 1, hard_state: None, truncate_from: None, append, regain_trust: false };
+    let write =
+        Write { id: 1, hard_state: None, promise_us: None, truncate_from: None, append, regain_trust: false };
     assert_eq!(writes(&outputs), [write]);
     assert!(sent(&outputs, 1).is_empty());
     assert_eq!((bench.raft.last(), bench.raft.durable()), (at(3, 1), 1));
@@ -40,7 +41,7 @@ fn a_heartbeat_is_answered_at_once_with_what_is_durable() {
     let mut bench = follower(1, &[1]);
     bench.append(1, 1, at(1, 1), &[normal(1)]);
     let (prev, entries) = (at(2, 1), Vec::new());
-    let outputs = bench.hear(1, 1, Body::Append { prev, entries, commit: 0, round: 4 });
+    let outputs = bench.hear(1, 1, Body::Append { prev, entries, commit: 0, round: 4, lease_us: 0 });
     assert_eq!(sent(&outputs, 1), [appended(1, 1, 4)]);
     assert_eq!(sent(&bench.persist(), 1), [appended(1, 2, 4)]);
 }
@@ -117,7 +118,7 @@ fn a_deposed_leader_learns_the_term() {
 #[test]
 fn no_more_is_committed_than_was_compared() {
     let mut bench = follower(2, &[1, 1, 1, 1]);
-    let commit = |prev, entries, commit| Body::Append { prev, entries, commit, round: 0 };
+    let commit = |prev, entries, commit| Body::Append { prev, entries, commit, round: 0, lease_us: 0 };
     assert_eq!(committed(&bench.hear(1, 2, commit(at(2, 1), vec![], 4))), Some(2));
     assert_eq!(committed(&bench.hear(1, 2, commit(at(2, 1), vec![normal(2)], 9))), Some(3));
     assert_eq!(bench.raft.last(), at(3, 2));
@@ -129,7 +130,7 @@ fn no_more_is_committed_than_was_compared() {
 #[should_panic(expected = "is committed")]
 fn a_committed_entry_is_never_replaced() {
     let mut bench = follower(2, &[1, 1]);
-    bench.hear(1, 2, Body::Append { prev: at(2, 1), entries: vec![], commit: 2, round: 0 });
+    bench.hear(1, 2, Body::Append { prev: at(2, 1), entries: vec![], commit: 2, round: 0, lease_us: 0 });
     bench.append(1, 2, at(1, 1), &[normal(2)]);
 }
 

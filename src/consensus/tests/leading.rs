@@ -13,8 +13,10 @@ fn a_term_begins_with_a_no_op_sent_to_all() {
     let no_op = EntryMeta { term: 2, kind: EntryKind::NoOp, bytes: 0 };
     let append = Append { first: 2, entries: vec![no_op.clone()], source: Source::NoOp };
     assert_eq!(writes(&outputs)[0].append, Some(append));
-    let message =
-        Message { term: 2, body: Body::Append { prev: at(1, 1), entries: vec![no_op], commit: 0, round: 0 } };
+    let message = Message {
+        term: 2,
+        body: Body::Append { prev: at(1, 1), entries: vec![no_op], commit: 0, round: 0, lease_us: 0 },
+    };
     for peer in 2..=4 {
         assert_eq!(sent(&outputs, peer), std::slice::from_ref(&message));
     }
@@ -180,7 +182,7 @@ fn a_removed_peer_hears_of_it_and_is_forgotten() {
     assert_eq!(committed(&bench.acknowledge(3, 2, 0)), None, "it does not count any more");
     assert_eq!(bench.raft.progress().count(), 2);
     let outputs = bench.acknowledge(2, 2, 0);
-    let goodbye = Body::Append { prev: at(2, 1), entries: vec![], commit: 2, round: 0 };
+    let goodbye = Body::Append { prev: at(2, 1), entries: vec![], commit: 2, round: 0, lease_us: 0 };
     assert_eq!(sent(&outputs, 3), [Message { term: 1, body: goodbye }]);
     assert_eq!(bench.raft.progress().map(|(id, _)| id).collect::<Vec<_>>(), [2]);
 }

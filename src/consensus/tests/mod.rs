@@ -3,6 +3,7 @@
 mod electing;
 mod following;
 mod leading;
+mod leasing;
 mod reading;
 mod replicating;
 mod snapshots;
@@ -46,6 +47,7 @@ pub(super) fn settings(id: NodeId) -> Settings {
         heartbeat_us: HEARTBEAT_US,
         max_inflight_messages: 2,
         max_message_bytes: 20,
+        lease_us: 0,
         seed: 7,
     }
 }
@@ -116,7 +118,11 @@ impl Bench {
     }
 
     pub fn append(&mut self, from: NodeId, term: Term, prev: Position, entries: &[EntryMeta]) -> Vec<Output> {
-        self.hear(from, term, Body::Append { prev, entries: entries.to_vec(), commit: 0, round: 0 })
+        self.hear(
+            from,
+            term,
+            Body::Append { prev, entries: entries.to_vec(), commit: 0, round: 0, lease_us: 0 },
+        )
     }
 
     pub fn acknowledge(&mut self, from: NodeId, matched: Index, round: u64) -> Vec<Output> {

@@ -98,7 +98,11 @@ fn what_is_not_committed_is_not_compacted() {
 #[should_panic(expected = "not decided")]
 fn what_is_not_durable_here_is_not_compacted() {
     let mut bench = Bench::new(2, members(&[1, 2, 3], &[]), 1, &[]);
-    bench.hear(1, 1, Body::Append { prev: at(0, 0), entries: vec![normal(1)], commit: 1, round: 0 });
+    bench.hear(
+        1,
+        1,
+        Body::Append { prev: at(0, 0), entries: vec![normal(1)], commit: 1, round: 0, lease_us: 0 },
+    );
     assert_eq!(bench.raft.commit(), 1);
     bench.give(Input::Compacted { through: 1 });
 }

@@ -109,7 +109,7 @@ fn what_cannot_be_read_is_acknowledged_only_if_it_is_committed() {
     let mut bench = impaired(&[1, 1, 1, 1], &[1, 3]);
     let append = |bench: &mut Bench, commit| {
         let (prev, entries) = (at(4, 1), Vec::new());
-        acknowledged(&bench.hear(1, 1, Body::Append { prev, entries, commit, round: 0 }))
+        acknowledged(&bench.hear(1, 1, Body::Append { prev, entries, commit, round: 0, lease_us: 0 }))
     };
     assert_eq!(append(&mut bench, 0), [0]);
     assert_eq!(append(&mut bench, 2), [2], "entry 1 is committed, entry 3 perhaps not");

@@ -145,6 +145,7 @@ impl Runtime {
             settings: self.setup.settings.clone(),
             seed: u64::from_str_radix(&random_hex(8), 16).expect("hex"),
             hard_state: log.hard_state(),
+            promise_us: log.promise_us(),
             trusted: log.is_trusted(),
             base: Position { index, term },
             entries,

@@ -10,12 +10,12 @@ use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
 use crate::node::settings::Settings;
 use crate::node::status::Latency;
-use crate::node::{wire, Damage, World};
+use crate::node::{clock, wire, Damage, World};
 use crate::snapshot::Job;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(super) struct RealWorld {
     pub links: Links,
@@ -26,7 +26,6 @@ pub(super) struct RealWorld {
     replace: start::Replace,
     /// The last write that this log was given.
     pub submitted: WriteId,
-    started: Instant,
     server: SocketAddr,
     capture_secret: String,
     scrub_failure_told: bool,
@@ -42,7 +41,6 @@ impl RealWorld {
             snapshots: None,
             replace,
             submitted: 0,
-            started: Instant::now(),
             server: setup.server,
             capture_secret: setup.capture_secret.clone(),
             scrub_failure_told: false,
@@ -95,7 +93,7 @@ pub(super) fn random_hex(bytes: usize) -> String {
 
 impl World for RealWorld {
     fn now_us(&self) -> u64 {
-        self.started.elapsed().as_micros() as u64
+        clock::now_us()
     }
 
     fn fresh_replid(&mut self) -> String {

@@ -78,7 +78,13 @@ fn a_message_that_was_damaged_on_the_way_is_dropped() {
     let mut node = follower();
     let entries = [effects(2, 2, "SET a 1")];
     let metas = entries.iter().map(|entry| wire::meta(entry).unwrap()).collect();
-    let body = Body::Append { prev: Position { index: 1, term: 1 }, entries: metas, commit: 2, round: 1 };
+    let body = Body::Append {
+        prev: Position { index: 1, term: 1 },
+        entries: metas,
+        commit: 2,
+        round: 1,
+        lease_us: 0,
+    };
     let frame = wire::encode(&Message { term: 2, body }, &entries);
     let mut payload = frame.payloads.concat();
     payload[20] ^= 1;

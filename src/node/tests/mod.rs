@@ -5,6 +5,7 @@ mod following;
 mod handing_over;
 mod healing;
 mod leading;
+mod leasing;
 mod snapshots;
 mod standing_still;
 mod world;
@@ -78,6 +79,7 @@ impl Driven {
             settings: Arc::new(Settings::default()),
             seed: 1,
             hard_state: HardState { term: 1, vote: None },
+            promise_us: 0,
             trusted,
             base: Position::default(),
             snapshot: None,
@@ -138,7 +140,12 @@ impl Driven {
     fn append(&mut self, from: NodeId, term: u64, prev: (u64, u64), entries: &[Entry], commit: u64) {
         let metas = entries.iter().map(|entry| wire::meta(entry).unwrap()).collect();
         let prev = Position { index: prev.0, term: prev.1 };
-        self.receive(from, term, Body::Append { prev, entries: metas, commit, round: 1 }, entries);
+        self.receive(
+            from,
+            term,
+            Body::Append { prev, entries: metas, commit, round: 1, lease_us: 0 },
+            entries,
+        );
     }
 
     /// The messages to `peer` since the last call.

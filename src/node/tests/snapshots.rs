@@ -255,6 +255,7 @@ fn restarted(rdb: &[u8]) -> Driven {
         settings: Arc::new(Settings::default()),
         seed: 1,
         hard_state: HardState { term: 2, vote: None },
+        promise_us: 0,
         trusted: true,
         base: Position { index: 5, term: 2 },
         entries,

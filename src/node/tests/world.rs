@@ -1,6 +1,6 @@
 //! The world of paper.
 
-use crate::consensus::{NodeId, Position, WriteId};
+use crate::consensus::{Body, NodeId, Position, WriteId};
 use crate::log::{Entry, Hole, LogError, WriteRequest};
 use crate::node::bridge::Bridge;
 use crate::node::report::{LogReport, PeerReport};
@@ -143,6 +143,9 @@ impl World for PaperWorld {
     }
 
     fn send(&mut self, to: NodeId, frame: wire::Encoded) {
+        let hands_over = wire::decode(frame.kind, &frame.header, &Bytes::new())
+            .is_ok_and(|(message, _)| message.body == Body::TimeoutNow);
+        assert!(!hands_over || self.bridge.lease_until_us() == 0, "a successor is called under a lease");
         self.sent.push((to, frame));
     }
 

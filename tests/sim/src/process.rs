@@ -97,6 +97,7 @@ impl Process {
             settings: self.settings.clone(),
             seed,
             hard_state: self.world.store().hard_state(),
+            promise_us: self.world.store().log().promise_us(),
             trusted: self.world.store().is_trusted(),
             base: Position::default(),
             entries,
