@@ -22,6 +22,7 @@ pub const LOSS: u8 = 6;
 pub enum Failure {
     Log(LogError),
     Recover(RecoverError),
+    Snapshot(Box<SnapshotError>),
     /// Stdout could not be written.
     Output(io::Error),
     /// Asked for something that cannot be done to this log.
@@ -41,6 +42,8 @@ impl Failure {
         match self {
             Failure::Log(error) => exit_code_of(error),
             Failure::Recover(error) => exit_code_of_recovery(error),
+            Failure::Snapshot(error) if matches!(**error, SnapshotError::Io { .. }) => INPUT_OUTPUT,
+            Failure::Snapshot(_) => DAMAGE,
             // Whoever reads has enough: `| head` is no failure.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => CLEAN,
             Failure::Output(_) | Failure::File { .. } => INPUT_OUTPUT,
@@ -107,6 +110,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Log(error) => error.fmt(f),
             Failure::Recover(error) => error.fmt(f),
+            Failure::Snapshot(error) => error.fmt(f),
             Failure::Output(error) => write!(f, "cannot write to stdout: {error}; nothing was changed"),
             Failure::Usage(text) | Failure::Damage(text) => f.write_str(text),
             Failure::File { verb, path, source } => {

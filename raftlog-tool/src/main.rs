@@ -22,6 +22,7 @@ mod recover;
 mod repair;
 mod resp_stream;
 mod select;
+mod snapshots;
 mod source;
 mod stat;
 mod text;

@@ -298,8 +298,9 @@ impl Log {
         self.unstarted |= self.shared.submit(work);
     }
 
-    /// Gives up entries up to `through` at most: whole segments that hold nothing else. They cannot be read from now
-    /// on; the sync thread writes META and the helper puts the segments away, some time soon.
+    /// Gives up entries up to `through` at most: whole segments that hold nothing else, and whatever else it takes so
+    /// that no hole is left up to there. They cannot be read from now on; the sync thread writes META and the helper
+    /// puts the segments away, some time soon.
     ///
     /// # Panics
     /// If `through` is beyond the last entry: a log is not purged of what it never held.
@@ -314,17 +315,24 @@ impl Log {
         let begins_the_log = |view: &Arc<SegmentView>| {
             view.next_index <= through + 1 && self.table.term_at(view.next_index - 1) == Some(view.prev_term)
         };
-        let Some(at) = self.segments.iter().rposition(begins_the_log).filter(|at| *at > 0) else { return };
-        let view = self.segments[at].clone();
-        let base_index = view.next_index - 1;
+        let at = self.segments.iter().rposition(begins_the_log).filter(|at| *at > 0).unwrap_or(0);
+        let whole = if at > 0 { self.segments[at].next_index - 1 } else { 0 };
+        let last_hole = self.holes().iter().map(|hole| hole.index).rfind(|index| *index <= through);
+        let base_index = whole.max(last_hole.unwrap_or(0));
+        if base_index < self.first_index() {
+            return;
+        }
+        let base_term = self.table.term_at(base_index).expect("the log holds its new base");
+        let first_sequence = self.segments.first().map(|_| self.segments[at].sequence);
+        let first_sequence = first_sequence.expect("what is purged or damaged was written");
         self.table.purge(base_index);
         self.holes.keep(self.table.first_index(), self.table.last_index());
-        self.files.forget_before(view.sequence);
+        self.files.forget_before(first_sequence);
         self.shared.purge(Purge {
             after_request: self.last_request,
             base_index,
-            base_term: view.prev_term,
-            first_sequence: view.sequence,
+            base_term,
+            first_sequence,
             views: self.segments.drain(..at).collect(),
         });
     }

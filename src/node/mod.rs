@@ -406,7 +406,7 @@ impl Node {
         self.pump_load(world);
         self.pump_feed(world)?;
         self.pump_incoming(world);
-        self.pump_snapshots(world);
+        self.pump_snapshots(world)?;
         self.pump_offers(world);
         self.maybe_promote(world);
         self.release(world);

@@ -8,6 +8,7 @@ mod live;
 mod recover;
 mod repair;
 mod select;
+mod snapshots;
 mod stat;
 mod support;
 mod verify;
