@@ -85,7 +85,7 @@ fn a_joiner_dials_whom_it_was_told_of_until_its_log_knows_them() {
     // Already at the address that it was told: there is nothing to keep.
     notice(&mut node, 9, &here(15009));
     let founders = super::membership_entry(2, 2, &super::members(&[1, 2]));
-    node.append(9, 2, (1, 1), &[founders.clone()], 2);
+    node.append(9, 2, (1, 1), &[founders], 2);
     assert_eq!(node.world.dialled, [2, 9], "it must answer the leader");
     let now = super::membership_entry(3, 2, &super::members(&[1, 2, 9]));
     node.append(9, 2, (2, 2), &[now], 3);
