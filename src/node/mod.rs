@@ -74,6 +74,7 @@ use removal::Leaving;
 use report::Reports;
 use settings::Settings;
 use snapshot::Snapshots;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use watchdog::Watchdog;
@@ -216,6 +217,8 @@ pub struct Node {
     confirmed_read: u64,
     changes: Changes,
     callers: Callers,
+    /// Members that a joiner was told of, and that its log does not know yet, with their addresses for peers.
+    told: BTreeMap<NodeId, String>,
     partings: Partings,
     leaving: Option<Leaving>,
     handover: Handover,
@@ -266,6 +269,7 @@ impl Node {
             confirmed_read: 0,
             changes: Changes::default(),
             callers: Callers::default(),
+            told: BTreeMap::new(),
             partings: Partings::default(),
             leaving: None,
             handover: Handover::default(),
@@ -307,6 +311,8 @@ impl Node {
 
     /// What a joiner was told of the members; in force until the log says more.
     pub fn set_known_members<W: World>(&mut self, world: &mut W, members: Members) {
+        let address = |(id, member): (&NodeId, &members::Member)| (*id, member.peer_address.clone());
+        self.told = members.0.iter().map(address).collect();
         self.member_history[0].1 = members;
         self.dial(world);
     }
