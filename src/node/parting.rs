@@ -133,7 +133,11 @@ impl Node {
 
     /// `from` says where it is.
     fn on_call<W: World>(&mut self, world: &mut W, from: NodeId, peer_address: String, address: String) {
-        let known = self.members_at(self.committed).0.get(&from).cloned();
+        // What a joiner was told (index 0) is not said by its log, which begins with older memberships: were callers that
+        // it was told of not remembered, they would get no answers when the log gets there.
+        let mut decided = self.member_history.iter().rev().filter(|(index, _)| *index <= self.committed);
+        let decided = decided.next().filter(|(index, _)| *index > 0);
+        let known = decided.and_then(|(_, members)| members.0.get(&from)).cloned();
         if self.callers.heard(from, peer_address.clone(), address, known.as_ref()) {
             match known {
                 Some(_) => log::info!("node {from} has moved to {peer_address}"),

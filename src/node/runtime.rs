@@ -14,7 +14,9 @@ use super::status::{LogStatus, State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::Log;
+pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
+pub use super::snapshot::dump_name;
 pub use start::{check, read_back};
 use start::{Founding, JoinResult};
 use std::path::PathBuf;
@@ -49,7 +51,7 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     }
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
-        let on_disk = snapshots::beside(setup, links, log)?;
+        let on_disk = snapshots::open_beside(setup, links, log).map_err(|error| error.to_string())?;
         let OnDisk { log, snapshot, .. } = &on_disk;
         start::check(&setup.log_directory, log, snapshot.as_ref(), &log.holes())
             .map_err(|error| error.to_string())?;

@@ -75,6 +75,17 @@ fn what_a_joiner_was_told_is_in_force_until_the_log_says_more() {
     assert!(node.node.members().0.contains_key(&OWN));
 }
 
+/// The first memberships of the log are older than what it was told.
+#[test]
+fn a_joiner_answers_a_leader_that_its_log_does_not_name_yet() {
+    let mut node = Driven::start(&[1, 2]);
+    node.node.member_history.truncate(1);
+    node.node.set_known_members(&mut node.world, super::members(&[1, 2, 3]));
+    notice(&mut node, 3, &here(15003));
+    node.append(3, 1, (1, 1), &[super::membership_entry(2, 1, &super::members(&[1, 2]))], 2);
+    assert_eq!(node.world.dialled, [2, 3]);
+}
+
 fn notice(driven: &mut Driven, from: u64, notice: &Notice) {
     let frame = encode(notice);
     driven.node.on_peer_frame(&mut driven.world, from, frame.kind, &frame.header, &Bytes::new()).unwrap();

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub enum FeedItem {
     Continue { replid: String },
-    FullResync { replid: String, offset: u64 },
+    /// The next `rdb_bytes` are a dump.
+    FullResync { replid: String, offset: u64, rdb_bytes: u64 },
     Bytes(Bytes),
 }
 
