@@ -227,7 +227,7 @@ pub struct Node {
     healing: Healing,
     snapshots: Snapshots,
     transfers: Transfers,
-    /// The last write handed to the disk.
+    /// The last write handed to the log, as it is since it began; 0: none.
     last_write: WriteId,
     /// Snapshots given to the local Redis so far, in this process.
     loads: u64,
