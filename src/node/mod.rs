@@ -104,7 +104,7 @@ pub trait World {
     /// Puts a lost entry back: it can be read at once, and leaves `holes` when it is durable. False: nothing is
     /// lost there any more. An error: it is another entry than the one that was lost.
     fn fill(&mut self, entry: Entry) -> Result<bool, LogError>;
-    /// Gives entries up to `through` up; says up to where it has.
+    /// Gives entries up to `through` up, at least so many that no hole is left there; says up to where it has.
     fn purge(&mut self, through: u64) -> u64;
     /// Waits until all writes are durable; the last one's id. Rare: the log is about to be replaced.
     fn settle_log(&mut self) -> Result<WriteId, LogError>;

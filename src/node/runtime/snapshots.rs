@@ -4,7 +4,6 @@
 use super::start;
 use super::Setup;
 use crate::link::Links;
-use crate::log::disk::SystemDisk;
 use crate::log::Log;
 use crate::snapshot::{About, Done, Job, SnapshotError, Store};
 use mio::Waker;
@@ -71,7 +70,7 @@ pub(super) fn beside(setup: &Setup, links: &Links, mut log: Log) -> Result<OnDis
     let directory = &setup.log_directory;
     let cluster_id = log.identity().cluster_id.clone();
     let (store, opened) =
-        Store::open(Arc::new(SystemDisk), directory, &cluster_id).map_err(|error| error.to_string())?;
+        Store::open(setup.disk.clone(), directory, &cluster_id).map_err(|error| error.to_string())?;
     for file in &opened.leftovers {
         log::warn!("removed the half-made snapshot {}", file.display());
     }
