@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
 
     fn client(&self, number: usize, purpose: usize, fleet: &Fleet, stop: &Arc<AtomicBool>) -> Client {
         let random = Random::new(self.plan.seed, 1000 + purpose as u64);
-        let timeout = Duration::from_millis(REPLY_TIMEOUTS_MS[number % REPLY_TIMEOUTS_MS.len()]);
+        let timeout = Duration::from_millis(REPLY_TIMEOUTS_MS[number / 3 % REPLY_TIMEOUTS_MS.len()]);
         Client {
             number,
             session: Session::new(fleet.roster.clone(), random, timeout, Arc::clone(stop)),
