@@ -1,5 +1,5 @@
 # What demo.sh, test.sh and benchmark.sh need on a fresh Debian 12 with rustup. To be sourced, from anywhere.
-# Installs only what is missing, and says so; needs root or sudo only then.
+# Installs only what is missing, and says so; needs root or sudo only then. NEEDS_CXX: a C++ compiler too, for libFuzzer.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,6 +16,7 @@ install_missing_packages() {
     command -v redis-server >/dev/null || missing+=(redis-server)
     { command -v redis-cli && command -v redis-benchmark; } >/dev/null || missing+=(redis-tools)
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    [ -z "${NEEDS_CXX:-}" ] || command -v c++ >/dev/null || missing+=(g++)
     has_libclang || missing+=(libclang-dev)
     { command -v unshare && command -v setpriv && command -v prlimit; } >/dev/null || missing+=(util-linux)
     if [ "${#missing[@]}" -eq 0 ]; then return; fi

@@ -41,6 +41,12 @@ pub const MAX_USED_IDS: usize = 1 << 16;
 pub const HEAL_WINDOW_ENTRIES: usize = 16;
 pub const HEAL_WINDOW_BYTES: u64 = 2 << 20;
 
+// Recovery (src/recover).
+
+/// Longest file of members, in bytes, and most members in it.
+pub const MAX_MEMBERS_FILE_BYTES: usize = 64 << 10;
+pub const MAX_MEMBERS_FILE_LINES: usize = 63;
+
 // Links (src/link) and RESP (src/resp).
 
 /// Most decimal digits of a RESP length or count: enough for `MAX_FRAME_BYTES`.

@@ -107,6 +107,33 @@ fn host_names_are_resolved() {
     run(&mut [&mut lost], |nodes| nodes[0].saw(|e| matches!(e, Event::PeerDown { refused: true, .. })));
 }
 
+/// Where the name of node 2 leads at the moment.
+static TWO: std::sync::Mutex<Option<std::net::SocketAddr>> = std::sync::Mutex::new(None);
+
+fn resolve_two(name: &str) -> std::io::Result<Vec<std::net::SocketAddr>> {
+    assert_eq!(name, "two.example:15000");
+    Ok(TWO.lock().unwrap().iter().copied().collect())
+}
+
+#[test]
+fn a_name_that_leads_elsewhere_is_followed_at_the_next_try() {
+    let config = redisraft::link::LinkConfig { resolve: resolve_two, ..config() };
+    let mut one = Node { links: redisraft::link::Links::new(config).unwrap(), seen: Vec::new() };
+    one.links.set_identity(identity(1));
+    let mut two = Node::new(2);
+    *TWO.lock().unwrap() = Some(two.address());
+    one.links.set_peers(&[(2, "two.example:15000".into())]);
+    run(&mut [&mut one, &mut two], |nodes| nodes[0].is_up(2));
+    one.seen.clear();
+    // It comes up on another machine: nothing is left where it was.
+    let mut elsewhere = Node::new(2);
+    *TWO.lock().unwrap() = Some(elsewhere.address());
+    drop(two);
+    run(&mut [&mut one, &mut elsewhere], |nodes| nodes[0].is_up(2));
+    assert!(one.links.send(2, frame(5, b"there", &[])));
+    run(&mut [&mut one, &mut elsewhere], |nodes| nodes[1].frames().len() == 1);
+}
+
 #[test]
 fn peers_that_vanish_from_the_list_are_dropped() {
     let (mut one, mut two) = pair();

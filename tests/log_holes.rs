@@ -451,3 +451,35 @@ fn mending_may_be_interrupted_anywhere() {
         }
     }
 }
+
+#[test]
+fn a_purge_takes_the_holes_with_it_also_those_of_the_segment_that_is_written() {
+    let directory = fast_directory();
+    let mut harness = Harness::create(directory.path());
+    for _ in 0..6 {
+        harness.append(1, 1, 300).expect("append");
+    }
+    let all = contents(&harness.log);
+    drop(harness);
+    let segment = directory.path().join("0000000001.log");
+    flip(&segment, offset_of(2) + 50);
+    flip(&segment, offset_of(5) + 50);
+    let mut harness = Harness::open(directory.path()).expect("open");
+    assert_eq!(harness.log.holes().iter().map(|hole| hole.index).collect::<Vec<_>>(), [2, 5]);
+    harness.log.purge(4);
+    assert_eq!(harness.log.base(), (2, 1), "no more than it takes");
+    assert_eq!(harness.log.holes().iter().map(|hole| hole.index).collect::<Vec<_>>(), [5]);
+    harness.log.purge(6);
+    assert_eq!(harness.log.base(), (5, 1));
+    assert!(harness.log.holes().is_empty());
+    for round in 0..2 {
+        harness.append(1, 1, 300).expect("append");
+        assert_eq!(harness.log.first_index(), 6);
+        assert_eq!(contents(&harness.log)[0], all[5]);
+        assert_eq!(harness.log.last_index(), 7 + round);
+        drop(harness);
+        harness =
+            Harness::open(directory.path()).expect("what the log does not count any more may be damaged");
+        assert!(harness.log.holes().is_empty());
+    }
+}

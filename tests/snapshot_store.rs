@@ -345,3 +345,51 @@ fn parts_are_read_also_of_a_snapshot_that_was_just_replaced() {
     read(&mut store, about(12).id, 0, 1).expect("read");
     assert!(matches!(read(&mut store, old, 0, 1), Err(SnapshotError::Gone { index: 5, .. })));
 }
+
+#[test]
+fn an_older_dump_does_not_take_the_place_of_a_newer_one() {
+    let directory = fast_directory();
+    let (mut store, _) = open(directory.path());
+    assert!(receive(&mut store, 9).expect("receive"));
+    let older = keep_from(&mut store, directory.path(), 5);
+    assert!(matches!(older, Err(SnapshotError::Older { index: 5, newest: 9 })), "{older:?}");
+    let older = receive(&mut store, 5);
+    assert!(matches!(older, Err(SnapshotError::Older { index: 5, newest: 9 })), "{older:?}");
+    assert_eq!(store.newest(), Some(&about(9)));
+    assert_eq!(files(directory.path()), ["snapshot-9-3.about", "snapshot-9-3.rdb"]);
+}
+
+#[test]
+fn a_damaged_pair_is_replaced_by_one_of_the_same_entry() {
+    for received in [false, true] {
+        let directory = fast_directory();
+        keep_from(&mut open(directory.path()).0, directory.path(), 9).expect("keep");
+        std::fs::write(directory.path().join("snapshot-9-3.rdb"), b"REDIS").expect("write");
+        let (mut store, opened) = open(directory.path());
+        assert_eq!((store.newest(), opened.damaged.len()), (None, 1));
+        match received {
+            true => assert!(receive(&mut store, 9).expect("receive")),
+            false => drop(keep_from(&mut store, directory.path(), 9).expect("keep")),
+        }
+        assert_eq!(open(directory.path()).1.intact, [about(9)]);
+    }
+}
+
+#[test]
+fn a_survey_changes_nothing_and_says_what_a_start_would_find() {
+    use redisraft::snapshot::{survey, Depth};
+    let directory = fast_directory();
+    keep_from(&mut open(directory.path()).0, directory.path(), 9).expect("keep");
+    std::fs::write(directory.path().join("snapshot-12-3.rdb.tmp"), b"REDIS").expect("write");
+    let look = |depth| survey(&SystemDisk, directory.path(), CLUSTER, depth).expect("survey");
+    assert!(matches!(&look(Depth::Checksum)[..], [Ok(found)] if *found == about(9)));
+    let path = directory.path().join("snapshot-9-3.rdb");
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[100] ^= 1;
+    std::fs::write(&path, &bytes).expect("write");
+    assert!(matches!(&look(Depth::Length)[..], [Ok(_)]));
+    assert!(matches!(&look(Depth::Checksum)[..], [Err(SnapshotError::Damaged { .. })]));
+    std::fs::write(&path, &bytes[..100]).expect("write");
+    assert!(matches!(&look(Depth::Length)[..], [Err(SnapshotError::Damaged { offset: 100, .. })]));
+    assert_eq!(files(directory.path()).len(), 3);
+}

@@ -12,14 +12,14 @@ Exit codes:
   1  damage: what was acknowledged cannot be read, or is of another log; of `diff`: they differ
   2  wrong usage, or no log in DIR
   3  a file could not be read or written
-  4  the log is in use, and the command needs its lock (`repair`)
+  4  the log is in use, and the command needs its lock (`repair`, `recover`)
   5  written in a newer format: use the newer tool
-  6  repaired, but acknowledged entries may be gone";
+  6  repaired or recovered, but acknowledged entries may be gone";
 
 const ABOUT: &str = "\
 Looks into the Raft log of a redis-raft node: shows, checks, compares, exports and mends it.
 
-DIR is the directory that raft.log-filename names, below the server's dir. All commands but `repair` only read, take \
+DIR is the directory that raft.log-filename names, below the server's dir. All commands but `repair` and `recover` only read, take \
 no lock, and work beside a running server. Data goes to stdout, diagnostics to stderr.";
 
 #[derive(Parser)]
@@ -43,6 +43,7 @@ pub enum Command {
     Meta(MetaArguments),
     Export(ExportArguments),
     Repair(RepairArguments),
+    Recover(RecoverArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
 }
@@ -357,6 +358,59 @@ pub struct RepairArguments {
     /// Yes, answered writes may be lost by --truncate-at
     #[arg(long, requires = "truncate_at")]
     pub accept_data_loss: bool,
+    /// How: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
+    pub format: ReportFormat,
+    /// The directory of the log (raft.log-filename)
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
+const RECOVER_EXAMPLES: &str = "\
+Examples:
+  raftlog-tool recover --single raftlog   what is there, what is known of it, what would be made
+  raftlog-tool recover --single --new-cluster-id --apply raftlog
+  raftlog-tool recover --members members.txt --apply --backup /var/lib/redis/aside raftlog
+
+The file of members has a line for each voter of the new cluster; empty lines and those that begin with # do not count:
+  # id   clients connect to   peers connect to
+  7      10.0.0.3:6379        10.0.0.3:16379
+  new    10.0.0.4:6379        10.0.0.4:16379
+One of them is the node whose log this is, under its own id; the others have ids that were never given out, or `new`.
+
+What is recovered: all entries and the snapshot of this one log. What only the lost nodes had is gone, acknowledged or not, \
+and a log cannot say what that is; of several nodes that are left, recover the one whose last entry has the highest term \
+and, in that, the highest index. Entries at the end of this log that were never committed are kept, too.
+
+The new cluster always has a new id and a new secret: no node of the old one can speak with it. Nodes of the old one that \
+come back all the same must not be started, or clients that know them would be served by two clusters.
+
+With --single, start this node and let the others join it, each with an empty directory. With --members, directories for the \
+other members are made in DIR.recovered: move each to its machine, start all of them, and start none of them twice.
+
+Without --apply nothing is changed. With it, the log as it was is kept in DIR.before-recovery-<seconds since 1970>. The lock \
+of the log is taken, also for the dry run; there is no way around it.";
+
+/// Begin a new cluster with the log of one node, when the others are lost for good: a dry run unless --apply is given
+#[derive(Args)]
+#[command(after_help = EXIT_CODES, after_long_help = [RECOVER_EXAMPLES, "\n\n", EXIT_CODES].concat())]
+#[command(group = clap::ArgGroup::new("who").required(true).args(["single", "members"]))]
+pub struct RecoverArguments {
+    /// This node is the only voter; others can join it
+    #[arg(long)]
+    pub single: bool,
+    /// The voters are those that FILE names; a directory is made for each
+    #[arg(long, value_name = "FILE")]
+    pub members: Option<PathBuf>,
+    /// Id of the new cluster: 32 letters, digits or other visible ASCII characters. It is made at random without this, or without ID
+    #[arg(long, value_name = "ID", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub new_cluster_id: Option<String>,
+    /// Do it; without this only say what would be done
+    #[arg(long)]
+    pub apply: bool,
+    /// Keep the log as it was below PATH, on the same disk, not beside DIR
+    #[arg(long, value_name = "PATH")]
+    pub backup: Option<PathBuf>,
     /// How: text or json
     #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
     pub format: ReportFormat,

@@ -23,6 +23,7 @@ pub fn run(arguments: &DumpArguments, output: &mut Output) -> Result<u8, Failure
     let filter = filter(arguments, &mut source)?;
     let mut printer = Printer::new(arguments, filter);
     printer.begin(&source, output)?;
+    source.note_beginning();
     let read = source.read("printing", &mut |item| {
         printer.print(&item, output)?;
         Ok(ControlFlow::Continue(()))
@@ -112,7 +113,11 @@ impl Printer {
         match self.format {
             DumpFormat::Json => {
                 let torn = source.outline.torn.is_some();
-                writeln!(output, "\n],\"complete\":{complete},\"torn\":{torn}}}")
+                let (base, snapshot) = (source.outline.first_index - 1, source.snapshots.json());
+                writeln!(
+                    output,
+                    "\n],\"begins_behind\":{base},\"snapshot\":{snapshot},\"complete\":{complete},\"torn\":{torn}}}"
+                )
             }
             DumpFormat::Resp => self.resp.end(output),
             DumpFormat::Text | DumpFormat::Jsonl | DumpFormat::Hex => Ok(()),

@@ -62,10 +62,7 @@ fn range(arguments: &ExportArguments, source: &Source) -> Result<(u64, u64), Fai
     let directory = source.directory.display();
     let from = arguments.from.unwrap_or(1);
     if from < first {
-        return Err(Failure::Usage(format!(
-            "{directory} begins at entry {first}: what was before is in a snapshot; give --from {first} to export \
-             the rest alone"
-        )));
+        return Err(Failure::Usage(begins_late(source, arguments.to)));
     }
     // Damage that ends the log is an error of an export of all.
     let to = arguments.to.unwrap_or(u64::MAX);
@@ -81,6 +78,30 @@ fn range(arguments: &ExportArguments, source: &Source) -> Result<(u64, u64), Fai
         return Err(Failure::Usage(format!("--from {from} is behind --to {to}")));
     }
     Ok((from, to))
+}
+
+/// Why there is no export from the first entry on, and how the dataset comes about all the same.
+fn begins_late(source: &Source, to: Option<u64>) -> String {
+    let (directory, first) = (source.directory.display(), source.outline.first_index);
+    let begins = format!("{directory} begins at entry {first}: what was before was purged");
+    let Some(about) = &source.snapshots.newest else {
+        return format!(
+            "{begins}, and no intact snapshot holds it; give --from {first} to export the rest alone"
+        );
+    };
+    let (index, file) = (about.id.index, about.file_name());
+    if to.is_some_and(|to| to < index) {
+        return format!(
+            "{begins}; the snapshot {file} is of entry {index}, later than wanted: the dataset of entry {} cannot be rebuilt from \
+             here; another node, or a backup, may have an older snapshot",
+            to.unwrap_or(0)
+        );
+    }
+    format!(
+        "{begins}; the snapshot holds everything up to entry {index}. Start a plain server with a copy of \
+         {directory}/{file} as its dump.rdb, and give it what follows: export --from {}",
+        index + 1
+    )
 }
 
 fn note(stream: &RespStream, entries: u64, expired: u64, (from, to): (u64, u64)) {

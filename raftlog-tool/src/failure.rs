@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use redisraft::log::LogError;
+use redisraft::recover::RecoverError;
+use redisraft::snapshot::SnapshotError;
 
 /// Exit codes are part of the interface: scripts and monitoring rely on them.
 pub const CLEAN: u8 = 0;
@@ -19,6 +21,8 @@ pub const LOSS: u8 = 6;
 #[derive(Debug)]
 pub enum Failure {
     Log(LogError),
+    Recover(RecoverError),
+    Snapshot(Box<SnapshotError>),
     /// Stdout could not be written.
     Output(io::Error),
     /// Asked for something that cannot be done to this log.
@@ -37,6 +41,9 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Log(error) => exit_code_of(error),
+            Failure::Recover(error) => exit_code_of_recovery(error),
+            Failure::Snapshot(error) if matches!(**error, SnapshotError::Io { .. }) => INPUT_OUTPUT,
+            Failure::Snapshot(_) => DAMAGE,
             // Whoever reads has enough: `| head` is no failure.
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => CLEAN,
             Failure::Output(_) | Failure::File { .. } => INPUT_OUTPUT,
@@ -72,6 +79,24 @@ pub fn exit_code_of(error: &LogError) -> u8 {
     }
 }
 
+fn exit_code_of_recovery(error: &RecoverError) -> u8 {
+    match error {
+        RecoverError::Log(error) => exit_code_of(error),
+        RecoverError::Snapshot(SnapshotError::Io { .. }) => INPUT_OUTPUT,
+        RecoverError::Snapshot(SnapshotError::NewerFormat { .. }) => NEWER,
+        RecoverError::Damaged { .. }
+        | RecoverError::Snapshot(_)
+        | RecoverError::SnapshotMissing { .. }
+        | RecoverError::Members { .. } => DAMAGE,
+        RecoverError::NotAMember { .. }
+        | RecoverError::MembersFile(_)
+        | RecoverError::NoName { .. }
+        | RecoverError::InTheWay { .. }
+        | RecoverError::OtherDisk { .. } => USAGE,
+        RecoverError::Io { .. } | RecoverError::HalfPlaced { .. } => INPUT_OUTPUT,
+    }
+}
+
 /// Leaves damage aside: it is told later, behind what can be read.
 pub fn despite_damage(result: Result<(), Failure>) -> Result<(), Failure> {
     match result {
@@ -84,6 +109,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Log(error) => error.fmt(f),
+            Failure::Recover(error) => error.fmt(f),
+            Failure::Snapshot(error) => error.fmt(f),
             Failure::Output(error) => write!(f, "cannot write to stdout: {error}; nothing was changed"),
             Failure::Usage(text) | Failure::Damage(text) => f.write_str(text),
             Failure::File { verb, path, source } => {
@@ -96,6 +123,12 @@ impl fmt::Display for Failure {
 impl From<LogError> for Failure {
     fn from(error: LogError) -> Failure {
         Failure::Log(error)
+    }
+}
+
+impl From<RecoverError> for Failure {
+    fn from(error: RecoverError) -> Failure {
+        Failure::Recover(error)
     }
 }
 

@@ -14,12 +14,15 @@ mod follow;
 mod generate;
 mod glob;
 mod holder;
+mod lock;
 mod meta;
 mod object;
 mod progress;
+mod recover;
 mod repair;
 mod resp_stream;
 mod select;
+mod snapshots;
 mod source;
 mod stat;
 mod text;
@@ -75,6 +78,7 @@ fn run(command: &Command, output: &mut Output) -> Result<u8, Failure> {
         Command::Meta(arguments) => meta::run(arguments, output),
         Command::Export(arguments) => export::run(arguments, output),
         Command::Repair(arguments) => repair::run(arguments, output),
+        Command::Recover(arguments) => recover::run(arguments, output),
         Command::Completions(arguments) => generate::completions(arguments, output),
         Command::Man(arguments) => generate::manual(arguments, output),
     }

@@ -6,12 +6,14 @@ use redisraft::log::disk::{Disk, Mode, SystemDisk};
 use redisraft::log::meta::{choose, CopyState, Meta, META_BYTES, META_NAME};
 use redisraft::log::segment::BLOCK_BYTES;
 use redisraft::log::Reader;
+use redisraft::snapshot::Depth;
 use serde::Serialize;
 
 use crate::cli::{MetaArguments, ReportFormat};
 use crate::failure::{exit_code_of, Failure, CLEAN, DAMAGE};
 use crate::holder;
 use crate::object::SCHEMA;
+use crate::snapshots::{SnapshotObject, Snapshots};
 use crate::text::{self, Output};
 
 /// What META says. The secret of the cluster is never shown.
@@ -23,6 +25,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     meta: Option<MetaObject>,
     copies: Vec<Copy>,
+    /// The newest one, by its sidecar.
+    snapshot: Option<SnapshotObject>,
     #[serde(skip_serializing_if = "Option::is_none")]
     damage: Option<String>,
     in_use_by: Option<u32>,
@@ -79,6 +83,7 @@ pub fn run(arguments: &MetaArguments, output: &mut Output) -> Result<u8, Failure
         type_name: "meta",
         meta: None,
         copies: Vec::new(),
+        snapshot: None,
         damage: None,
         in_use_by: holder::find(directory),
     };
@@ -89,10 +94,14 @@ pub fn run(arguments: &MetaArguments, output: &mut Output) -> Result<u8, Failure
         }
         report.damage = Some(error.to_string());
     }
+    let mut snapshot_line = None;
     if let Some(bytes) = read_whole(&path)? {
         report.copies = bytes.chunks_exact(BLOCK_BYTES).enumerate().map(copy).collect();
         match choose(&path, &bytes) {
             Ok(read) => {
+                let snapshots = Snapshots::find(directory, &read.meta, Depth::Length)?;
+                report.snapshot = snapshots.newest.as_ref().map(SnapshotObject::of);
+                snapshot_line = snapshots.line();
                 report.meta = Some(MetaObject::of(&read.meta));
                 if read.damaged_copies > 0 {
                     report.damage = Some(format!(
@@ -109,7 +118,7 @@ pub fn run(arguments: &MetaArguments, output: &mut Output) -> Result<u8, Failure
             serde_json::to_writer(&mut *output.writer, &report)?;
             writeln!(output)?;
         }
-        ReportFormat::Text => print(&report, output)?,
+        ReportFormat::Text => print(&report, snapshot_line.as_deref(), output)?,
     }
     Ok(if report.damage.is_some() { DAMAGE } else { CLEAN })
 }
@@ -140,7 +149,7 @@ fn copy((block, bytes): (usize, &[u8])) -> Copy {
     }
 }
 
-fn print(report: &Report, output: &mut Output) -> Result<(), Failure> {
+fn print(report: &Report, snapshot: Option<&str>, output: &mut Output) -> Result<(), Failure> {
     if let Some(meta) = &report.meta {
         let vote = meta.vote.map_or("none".to_string(), |vote| format!("node {vote}"));
         writeln!(output, "cluster     {}", meta.cluster_id)?;
@@ -149,6 +158,7 @@ fn print(report: &Report, output: &mut Output) -> Result<(), Failure> {
         writeln!(output, "vote        {vote}")?;
         writeln!(output, "log begins  behind entry {} of term {}", meta.base_index, meta.base_term)?;
         writeln!(output, "            in segment {}", meta.first_segment)?;
+        writeln!(output, "snapshot    {}", snapshot.unwrap_or("none"))?;
         writeln!(output, "floor       segment {}, offset {}", meta.floor_segment, meta.floor_offset)?;
         writeln!(output, "            (all before it was durable when META was written)")?;
         writeln!(output, "generation  {}", meta.generation)?;

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use redisraft::log::record::RecordType;
 use redisraft::log::scan::Record;
 use redisraft::log::{Hole, LogError, ReadRecord, Reader, ScanEnd, Torn, Visitor};
+use redisraft::snapshot::Depth;
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::holder;
 use crate::progress::Progress;
+use crate::snapshots::Snapshots;
 
 /// Where a record stands: segment and offset. In order of the log.
 pub type Place = (u32, u64);
@@ -23,6 +25,7 @@ pub struct Source {
     /// Process id of a server that has the log open.
     pub writer: Option<u32>,
     pub outline: Outline,
+    pub snapshots: Snapshots,
     pub progress: Progress,
 }
 
@@ -84,7 +87,8 @@ impl Source {
         let writer = holder::find(directory);
         let mut reader = Reader::open(directory)?;
         let outline = Outline::of(&mut reader, directory, &mut progress)?;
-        Ok(Source { directory: directory.to_path_buf(), reader, writer, outline, progress })
+        let snapshots = Snapshots::find(directory, reader.meta(), Depth::Length)?;
+        Ok(Source { directory: directory.to_path_buf(), reader, writer, outline, snapshots, progress })
     }
 
     /// Hands out all records in order, up to the end that the first pass saw, and says then what damage was met, if any -
@@ -158,6 +162,18 @@ impl Source {
             next += 1;
             visit(&item.read)
         })
+    }
+
+    /// Tells what the log begins behind, if it was compacted.
+    pub fn note_beginning(&self) {
+        let base = self.outline.first_index - 1;
+        if base > 0 {
+            let holds = match self.snapshots.line() {
+                Some(line) => format!("a snapshot holds what was before: {line}"),
+                None => "no intact snapshot holds what was before".to_string(),
+            };
+            eprintln!("raftlog-tool: the log begins behind entry {base}; {holds}");
+        }
     }
 
     /// Tells of a torn tail, which is no damage.

@@ -302,6 +302,7 @@ fn print_json(
         "type": "stat",
         "first_index": source.outline.first_index,
         "last_index": source.outline.last_index,
+        "snapshot": source.snapshots.json(),
         "entries": count.total(),
         "truncated_entries": count.truncated,
         "damaged_entries": count.damaged,
@@ -330,6 +331,9 @@ fn print_text(
     let total = count.total();
     let (first, last) = (source.outline.first_index, source.outline.last_index);
     writeln!(output, "log       {} entries, {first}..={last}", grouped(last + 1 - first))?;
+    if let Some(line) = source.snapshots.line() {
+        writeln!(output, "snapshot  {line}")?;
+    }
     writeln!(
         output,
         "counted   {} entries, {} of payload, each p50 {}, p99 {}, at most {}",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use redisraft::log::segment::index_path;
 use redisraft::log::{Hole, LogError, Lost, Reader, ScanEnd, Torn};
+use redisraft::snapshot::Depth;
 use serde_json::{json, Value};
 
 use crate::cli::{ReportFormat, VerifyArguments};
@@ -14,6 +15,7 @@ use crate::failure::{exit_code_of, Failure, CLEAN, DAMAGE};
 use crate::holder;
 use crate::object::SCHEMA;
 use crate::progress::Progress;
+use crate::snapshots::{Meeting, Snapshots};
 use crate::source::{scan_on, HOLE_ADVICE};
 use crate::text::{self, grouped, Output};
 
@@ -42,7 +44,12 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
             if arguments.deep {
                 findings.segments(&wrong_indexes(&arguments.directory, &end, writer.is_some())?);
             }
-            let report = Report { reader: &reader, end: &end, writer, findings: &findings };
+            let depth = if arguments.deep { Depth::Checksum } else { Depth::Length };
+            let (snapshots, reader) = snapshots_beside(reader, &arguments.directory, depth)?;
+            let last = end.sequence.last_index();
+            let meeting = snapshots.meet(&arguments.directory, reader.meta().base_index, last);
+            let report =
+                Report { reader: &reader, end: &end, writer, findings: &findings, snapshots, meeting };
             report.print(arguments.format, output)?;
             Ok(if report.is_damaged() { DAMAGE } else { CLEAN })
         }
@@ -58,6 +65,25 @@ pub fn run(arguments: &VerifyArguments, output: &mut Output) -> Result<u8, Failu
             Ok(DAMAGE)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The snapshots, and META as it is then: beside a running node a newer snapshot and a purge may have come meanwhile.
+fn snapshots_beside(
+    mut reader: Reader,
+    directory: &Path,
+    depth: Depth,
+) -> Result<(Snapshots, Reader), Failure> {
+    loop {
+        let snapshots = Snapshots::find(directory, reader.meta(), depth)?;
+        if snapshots.index() >= reader.meta().base_index {
+            return Ok((snapshots, reader));
+        }
+        let now = Reader::open(directory)?;
+        if now.meta().base_index == reader.meta().base_index {
+            return Ok((snapshots, now));
+        }
+        reader = now;
     }
 }
 
@@ -83,6 +109,8 @@ struct Report<'r> {
     /// Process id of a server that has the log open.
     writer: Option<u32>,
     findings: &'r Findings,
+    snapshots: Snapshots,
+    meeting: Meeting,
 }
 
 impl Report<'_> {
@@ -92,6 +120,8 @@ impl Report<'_> {
             || self.findings.count > 0
             || !lost.is_empty()
             || !rewrites.is_empty()
+            || !self.snapshots.damaged.is_empty()
+            || matches!(self.meeting, Meeting::Gap(_))
     }
 
     fn print(&self, format: ReportFormat, output: &mut Output) -> std::io::Result<()> {
@@ -154,6 +184,12 @@ impl Report<'_> {
         if incomplete > 0 && self.writer.is_none() {
             writeln!(output, "note: {incomplete} index files are incomplete; the next start completes them")?;
         }
+        if let Some(line) = self.snapshots.line() {
+            writeln!(output, "snapshot: {line}")?;
+        }
+        if self.meeting == Meeting::Ahead && self.writer.is_none() {
+            writeln!(output, "note: the log ends before the snapshot: the next start begins it anew there")?;
+        }
         for leftover in &self.end.leftovers {
             writeln!(output, "note: {} was left half-made; the next start removes it", leftover.display())?;
         }
@@ -162,10 +198,26 @@ impl Report<'_> {
 
     /// Entries that are known but for their payload, and bytes that are known in spite of their damage.
     fn print_damage(&self, output: &mut Output) -> std::io::Result<()> {
+        for error in &self.snapshots.damaged {
+            output.styled(text::BAD, "damage")?;
+            writeln!(output, ": {error}")?;
+        }
+        if let Meeting::Gap(reason) = &self.meeting {
+            output.styled(text::BAD, "damage")?;
+            writeln!(output, ": {reason}")?;
+        }
         for lost in &self.end.lost {
             output.styled(text::BAD, "damage")?;
-            let then =
-                if lost.superseded { "a later record drops it, so nothing is missing" } else { HOLE_ADVICE };
+            let then = match lost.superseded {
+                true if lost.hole.index < self.end.sequence.first_index() => {
+                    "the log begins behind it, so nothing is missing"
+                }
+                true => "a later record drops it, so nothing is missing",
+                false if lost.hole.index <= self.snapshots.index() => {
+                    "the snapshot holds it: the next start gives it up"
+                }
+                false => HOLE_ADVICE,
+            };
             writeln!(output, ": {}; {then}", lost.hole)?;
         }
         for rewrite in &self.end.rewrites {
@@ -210,6 +262,9 @@ impl Report<'_> {
             "incomplete_indexes": self.incomplete_indexes(),
             "leftovers": self.end.leftovers,
             "torn": torn,
+            "snapshot": self.snapshots.json(),
+            "snapshot_meets_log": !matches!(self.meeting, Meeting::Gap(_)),
+            "snapshots_damaged": self.snapshots.damaged_json(),
             "holes": self.end.lost.iter().map(hole_json).collect::<Vec<_>>(),
             "rewrites": self.end.rewrites.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "in_use_by": self.writer,

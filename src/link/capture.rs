@@ -8,6 +8,7 @@
 //! ```
 
 use super::reactor::{Class, Reactor, Readiness};
+use super::send_queue::SendQueue;
 use super::socket::{Filled, Socket};
 use super::{CaptureBuffer, Event};
 use crate::limits::{MAX_CAPTURE_BUFFER_BYTES, MAX_CAPTURE_QUEUE_BYTES};
@@ -46,9 +47,14 @@ pub(super) struct Capture {
 
 struct Session {
     socket: Socket,
+    greeting: Greeting,
+    deadline: Instant,
+}
+
+/// The handshake, apart from the socket on which it is held.
+pub(super) struct Greeting {
     request: CaptureRequest,
     step: Step,
-    deadline: Instant,
 }
 
 /// What is awaited.
@@ -62,9 +68,9 @@ enum Step {
     Up,
 }
 
-struct Lost {
-    reason: String,
-    resumable: bool,
+pub(super) struct Lost {
+    pub reason: String,
+    pub resumable: bool,
 }
 
 impl From<io::Error> for Lost {
@@ -92,7 +98,7 @@ impl Capture {
             .and_then(|stream| Socket::new(stream, Class::Capture, reactor));
         match socket {
             Ok(socket) => {
-                self.session = Some(Session { socket, request, step: Step::Connection, deadline });
+                self.session = Some(Session { socket, greeting: Greeting::new(request), deadline });
             }
             Err(error) => {
                 let reason = format!("{}: {error}", request.address);
@@ -109,9 +115,9 @@ impl Capture {
 
     /// Acknowledges the stream up to `offset`.
     pub fn ack(&mut self, offset: u64) {
-        if let Some(session) = self.session.as_mut().filter(|session| session.step == Step::Up) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.greeting.is_up()) {
             if session.socket.output.len() < MAX_CAPTURE_QUEUE_BYTES {
-                session.acknowledge(&offset.to_string());
+                acknowledge(&mut session.socket.output, &offset.to_string());
             }
         }
     }
@@ -138,7 +144,7 @@ impl Capture {
             return;
         };
         session.socket.note(readiness);
-        let outcome = if session.step == Step::Up { Ok(()) } else { session.greet(reactor) };
+        let outcome = if session.greeting.is_up() { Ok(()) } else { session.greet(reactor) };
         let outcome = outcome.and_then(|()| self.receive(reactor));
         if let Err(lost) = outcome {
             self.lost(lost, reactor);
@@ -153,12 +159,12 @@ impl Capture {
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.session.as_ref().filter(|session| session.step != Step::Up).map(|session| session.deadline)
+        self.session.as_ref().filter(|session| !session.greeting.is_up()).map(|session| session.deadline)
     }
 
     /// Moves what has arrived into the buffer.
     fn receive(&mut self, reactor: &mut Reactor) -> Result<(), Lost> {
-        let Some(session) = self.session.as_mut().filter(|session| session.step == Step::Up) else {
+        let Some(session) = self.session.as_mut().filter(|session| session.greeting.is_up()) else {
             return Ok(());
         };
         session.socket.flush(reactor)?;
@@ -194,24 +200,15 @@ impl Capture {
 impl Session {
     /// Takes the handshake as far as the answers allow.
     fn greet(&mut self, reactor: &mut Reactor) -> Result<(), Lost> {
-        if self.step == Step::Connection && !self.connected()? {
+        if self.greeting.step == Step::Connection && !self.connected()? {
             return Ok(());
         }
         let filled = self.socket.fill(reactor)?;
-        while self.step != Step::Up {
-            // A busy master sends empty lines to show that it lives.
-            while self.socket.input.first() == Some(&b'\n') {
-                self.socket.input.advance(1);
-            }
-            let parsed = parse_reply(&self.socket.input)
-                .map_err(|error| Lost { reason: format!("invalid answer: {error}"), resumable: false })?;
-            let Some((reply, length)) = parsed else { break };
-            self.socket.input.advance(length);
-            self.answer(reply, &mut reactor.events)?;
-        }
+        let Socket { input, output, .. } = &mut self.socket;
+        self.greeting.work(input, output, &mut reactor.events)?;
         self.socket.flush(reactor)?;
         // Once up, what came with the end is still wanted: the stream's own reading meets it again.
-        if filled == Filled::Closed && self.step != Step::Up {
+        if filled == Filled::Closed && !self.greeting.is_up() {
             return Err(Lost { reason: "closed by the server".into(), resumable: true });
         }
         Ok(())
@@ -230,26 +227,63 @@ impl Session {
             Err(error) => return Err(error.into()),
         }
         self.socket.stream().set_nodelay(true)?;
-        self.send(&[b"RAFT.CAPTURE", self.request.secret.clone().as_bytes()]);
-        self.step = Step::Authenticated;
+        self.greeting.begin(&mut self.socket.output);
         Ok(true)
     }
+}
 
-    fn answer(&mut self, reply: Reply, events: &mut Vec<Event>) -> Result<(), Lost> {
+impl Greeting {
+    pub fn new(request: CaptureRequest) -> Greeting {
+        Greeting { request, step: Step::Connection }
+    }
+
+    /// The stream flows.
+    pub fn is_up(&self) -> bool {
+        self.step == Step::Up
+    }
+
+    /// To be called when the connection stands.
+    pub fn begin(&mut self, output: &mut SendQueue) {
+        send(output, &[b"RAFT.CAPTURE", self.request.secret.as_bytes()]);
+        self.step = Step::Authenticated;
+    }
+
+    /// Goes as far as the answers in the input allow; what is left in it behind the last one is stream.
+    pub fn work(
+        &mut self,
+        input: &mut BytesMut,
+        output: &mut SendQueue,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Lost> {
+        while !self.is_up() {
+            // A busy master sends empty lines to show that it lives.
+            while input.first() == Some(&b'\n') {
+                input.advance(1);
+            }
+            let parsed = parse_reply(input)
+                .map_err(|error| Lost { reason: format!("invalid answer: {error}"), resumable: false })?;
+            let Some((reply, length)) = parsed else { break };
+            input.advance(length);
+            self.answer(reply, output, events)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, reply: Reply, output: &mut SendQueue, events: &mut Vec<Event>) -> Result<(), Lost> {
         match (self.step, reply) {
             (Step::Authenticated, Reply::Status(text)) if text == "OK" => {
-                self.send(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
+                send(output, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
                 self.step = Step::Capabilities;
             }
             (Step::Capabilities, Reply::Status(text)) if text == "OK" => {
                 let CaptureRequest { secret, replid, next_offset, .. } = self.request.clone();
                 let offset = next_offset.to_string();
-                self.send(&[b"RAFT.PSYNC", secret.as_bytes(), replid.as_bytes(), offset.as_bytes()]);
+                send(output, &[b"RAFT.PSYNC", secret.as_bytes(), replid.as_bytes(), offset.as_bytes()]);
                 self.step = Step::Continue;
             }
             (Step::Continue, Reply::Status(text)) if is_continue(&text) => {
                 self.step = Step::Up;
-                self.acknowledge(&(self.request.next_offset - 1).to_string());
+                acknowledge(output, &(self.request.next_offset - 1).to_string());
                 events.push(Event::CaptureUp);
             }
             (_, Reply::Error(text)) => {
@@ -265,16 +299,16 @@ impl Session {
         }
         Ok(())
     }
+}
 
-    fn acknowledge(&mut self, offset: &str) {
-        self.send(&[b"REPLCONF", b"ACK", offset.as_bytes()]);
-    }
+fn acknowledge(output: &mut SendQueue, offset: &str) {
+    send(output, &[b"REPLCONF", b"ACK", offset.as_bytes()]);
+}
 
-    fn send(&mut self, args: &[&[u8]]) {
-        let mut command = BytesMut::new();
-        encode_command(&mut command, args);
-        self.socket.output.push_slice(&command);
-    }
+fn send(output: &mut SendQueue, args: &[&[u8]]) {
+    let mut command = BytesMut::new();
+    encode_command(&mut command, args);
+    output.push_slice(&command);
 }
 
 fn is_continue(text: &str) -> bool {

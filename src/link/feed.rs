@@ -6,11 +6,12 @@
 use super::listener::Listener;
 use super::own_process;
 use super::reactor::{Class, Reactor, Readiness};
+use super::send_queue::SendQueue;
 use super::socket::{Filled, Socket};
 use super::{Event, Rejection};
 use crate::limits::{MAX_FEED_COMMAND_BYTES, MAX_FEED_QUEUE_BYTES, MAX_PEER_FRAME_ARGS};
 use crate::resp::{CommandParser, Limits};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use mio::net::TcpStream;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -29,12 +30,19 @@ pub(super) struct Feed {
 
 struct Session {
     socket: Socket,
+    dialogue: Dialogue,
+}
+
+/// What the server says, apart from the socket on which it comes.
+#[derive(Default)]
+pub(super) struct Dialogue {
     stage: Stage,
     parser: CommandParser,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
+    #[default]
     Handshake,
     /// PSYNC was reported: the caller decides.
     AwaitCaller,
@@ -42,7 +50,7 @@ enum Stage {
 }
 
 /// The link is to be closed, for this reason.
-struct Lost(String);
+pub(super) struct Lost(pub String);
 
 impl Feed {
     pub fn new(listener: Listener) -> Feed {
@@ -61,8 +69,7 @@ impl Feed {
             match socket {
                 Ok(socket) => {
                     self.lost("replaced by a newer connection", reactor);
-                    let stage = Stage::Handshake;
-                    self.session = Some(Session { socket, stage, parser: CommandParser::default() });
+                    self.session = Some(Session { socket, dialogue: Dialogue::default() });
                 }
                 Err(error) => log::warn!("feed connection dropped: {error}"),
             }
@@ -75,7 +82,8 @@ impl Feed {
         };
         session.socket.note(readiness);
         let filled = session.socket.fill(reactor);
-        let worked = session.work(&mut reactor.events);
+        let Socket { input, output, .. } = &mut session.socket;
+        let worked = session.dialogue.work(input, output, &mut reactor.events);
         let flushed = session.socket.flush(reactor);
         match (worked, filled, flushed) {
             (Err(Lost(reason)), ..) => self.lost(&reason, reactor),
@@ -99,9 +107,9 @@ impl Feed {
 
     fn answer(&mut self, write: impl FnOnce(&mut Socket)) -> bool {
         match &mut self.session {
-            Some(session) if session.stage == Stage::AwaitCaller => {
+            Some(session) if session.dialogue.stage == Stage::AwaitCaller => {
                 write(&mut session.socket);
-                session.stage = Stage::Streaming;
+                session.dialogue.stage = Stage::Streaming;
                 true
             }
             _ => false,
@@ -110,7 +118,7 @@ impl Feed {
 
     /// Queues stream bytes. False, and nothing queued, when no feed is streaming.
     pub fn write(&mut self, bytes: Bytes, reactor: &mut Reactor) -> bool {
-        let Some(session) = self.session.as_mut().filter(|s| s.stage == Stage::Streaming) else {
+        let Some(session) = self.session.as_mut().filter(|s| s.dialogue.stage == Stage::Streaming) else {
             return false;
         };
         if session.socket.output.len().saturating_add(bytes.len()) > MAX_FEED_QUEUE_BYTES {
@@ -148,10 +156,15 @@ impl Feed {
     }
 }
 
-impl Session {
-    fn work(&mut self, events: &mut Vec<Event>) -> Result<(), Lost> {
+impl Dialogue {
+    /// Works through the input.
+    pub fn work(
+        &mut self,
+        input: &mut BytesMut,
+        output: &mut SendQueue,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Lost> {
         loop {
-            let input = &mut self.socket.input;
             let length = match self.parser.parse(input, &LIMITS) {
                 Ok(Some(length)) => length,
                 Ok(None) if input.len() > LIMITS.max_frame_bytes => {
@@ -166,7 +179,7 @@ impl Session {
                 let answer = respond(self.stage, &name.to_ascii_uppercase(), args)?;
                 match answer {
                     Answer::None => (),
-                    Answer::Text(text) => self.socket.output.push_slice(text),
+                    Answer::Text(text) => output.push_slice(text),
                     Answer::Ack { offset } => events.push(Event::FeedAck { offset }),
                     Answer::Psync { replid, offset } => {
                         self.stage = Stage::AwaitCaller;

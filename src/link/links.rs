@@ -6,7 +6,7 @@ use super::dial::Dialler;
 use super::feed::Feed;
 use super::listener::Listener;
 use super::reactor::{Class, Reactor, Readiness};
-use super::resolve::Resolver;
+use super::resolve::{Resolve, Resolver};
 use super::{CaptureBuffer, CaptureRequest, Event, LinkError, OutFrame, PeerIdentity, PeerStats, Rejections};
 use bytes::Bytes;
 use mio::{Events, Poll, Token, Waker};
@@ -27,6 +27,8 @@ pub struct LinkConfig {
     pub peer_listen: Vec<SocketAddr>,
     /// For a connection with its handshake, and for silence of the other side where data is outstanding.
     pub connect_timeout: Duration,
+    /// Asked for the addresses of a host name at each try to reach a peer, but for the one right after a break.
+    pub resolve: Resolve,
     /// First pause between two tries to reach a peer; it doubles up to `MAX_RECONNECT_INTERVAL_MS`.
     pub reconnect_interval: Duration,
 }
@@ -66,7 +68,7 @@ impl Links {
         let mut jitter = [0; 8];
         getrandom::fill(&mut jitter).map_err(LinkError::Random)?;
         let dialler = Dialler::new(
-            Resolver::new(waker.clone()),
+            Resolver::new(config.resolve, waker.clone()),
             config.connect_timeout,
             config.reconnect_interval,
             u64::from_le_bytes(jitter),

@@ -24,10 +24,13 @@ mod accept;
 mod capture;
 mod capture_buffer;
 mod dial;
+mod dialogue;
 mod error;
 mod event;
 mod feed;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod handshake;
 pub mod join;
 mod links;
@@ -47,3 +50,4 @@ pub use event::Event;
 pub use frame::{Frame, OutFrame};
 pub use handshake::{PeerIdentity, PROTOCOL_VERSION};
 pub use links::{LinkConfig, Links};
+pub use resolve::{by_the_system, Resolve};

@@ -3,10 +3,12 @@
 use super::handshake::{self, Nonce, PeerIdentity, Side, Transcript};
 use super::reactor::{Class, Reactor, Readiness};
 use super::resolve::{Lookup, Resolver};
+use super::send_queue::SendQueue;
 use super::socket::{Filled, Socket};
 use super::{Event, PeerStats};
 use crate::limits::{MAX_QUICK_REDIALS, MAX_RECONNECT_INTERVAL_MS, MAX_UNAUTHENTICATED_FRAME_BYTES};
 use crate::resp::{encode_command, parse_reply, Reply};
+use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
 use mio::Token;
 use std::collections::VecDeque;
@@ -67,7 +69,7 @@ enum State {
     },
 }
 
-enum Step {
+pub(super) enum Step {
     /// The hello with this nonce is sent; the acceptor's proof is to come.
     AwaitProof(Nonce),
     /// Our proof is sent; `+OK` is to come.
@@ -303,7 +305,7 @@ impl Peer {
         let address = *address;
         let outcome = socket.fill(context.reactor);
         let progress = loop {
-            match answer(socket, step, self.id, context.identity) {
+            match answer(&mut socket.input, &mut socket.output, step, (self.id, context.identity)) {
                 Ok(Answer::Incomplete) => break Ok(false),
                 Ok(Answer::Proven) => *step = Step::AwaitWelcome,
                 Ok(Answer::Welcome) => break Ok(true),
@@ -420,22 +422,27 @@ impl Peer {
     }
 }
 
-enum Answer {
+pub(super) enum Answer {
     Incomplete,
     /// The acceptor knows the secret; our own proof is queued.
     Proven,
     Welcome,
 }
 
-/// Takes one reply of the handshake from the socket's input; an error is the reason to give up.
-fn answer(socket: &mut Socket, step: &Step, target: u64, identity: &PeerIdentity) -> Result<Answer, String> {
-    if socket.input.len() > MAX_UNAUTHENTICATED_FRAME_BYTES {
+/// Takes one reply of the handshake with `target` from the input; an error is the reason to give up.
+pub(super) fn answer(
+    input: &mut BytesMut,
+    output: &mut SendQueue,
+    step: &Step,
+    (target, identity): (u64, &PeerIdentity),
+) -> Result<Answer, String> {
+    if input.len() > MAX_UNAUTHENTICATED_FRAME_BYTES {
         return Err("an answer too long".into());
     }
-    let Some((reply, length)) = parse_reply(&socket.input).map_err(|error| error.to_string())? else {
+    let Some((reply, length)) = parse_reply(input).map_err(|error| error.to_string())? else {
         return Ok(Answer::Incomplete);
     };
-    bytes::Buf::advance(&mut socket.input, length);
+    input.advance(length);
     match (step, reply) {
         (_, Reply::Error(text)) => Err(text),
         (Step::AwaitProof(dialler_nonce), Reply::Array(parts)) => {
@@ -455,12 +462,10 @@ fn answer(socket: &mut Socket, step: &Step, target: u64, identity: &PeerIdentity
             let own_proof = transcript.proof(identity, Side::Dial);
             let mut message = Vec::new();
             encode_command(&mut message, &[handshake::AUTH, own_proof.as_bytes()]);
-            socket.output.push_slice(&message);
+            output.push_slice(&message);
             Ok(Answer::Proven)
         }
-        (Step::AwaitWelcome, Reply::Status(text)) if text == "OK" && socket.input.is_empty() => {
-            Ok(Answer::Welcome)
-        }
+        (Step::AwaitWelcome, Reply::Status(text)) if text == "OK" && input.is_empty() => Ok(Answer::Welcome),
         _ => Err("an unexpected answer in the handshake".into()),
     }
 }

@@ -6,7 +6,16 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 
+/// Finds the addresses of `host:port`. It may block.
+pub type Resolve = fn(&str) -> io::Result<Vec<SocketAddr>>;
+
+/// The system's own way: `/etc/hosts`, DNS, and what else it is set up for.
+pub fn by_the_system(address: &str) -> io::Result<Vec<SocketAddr>> {
+    address.to_socket_addrs().map(Iterator::collect)
+}
+
 pub(super) struct Resolver {
+    resolve: Resolve,
     waker: Arc<Waker>,
     sender: Sender<Resolved>,
     receiver: Receiver<Resolved>,
@@ -29,9 +38,9 @@ pub(super) enum Lookup {
 }
 
 impl Resolver {
-    pub fn new(waker: Arc<Waker>) -> Resolver {
+    pub fn new(resolve: Resolve, waker: Arc<Waker>) -> Resolver {
         let (sender, receiver) = channel();
-        Resolver { waker, sender, receiver, next_request: 1 }
+        Resolver { resolve, waker, sender, receiver, next_request: 1 }
     }
 
     /// Looks up `host:port`: an address at once, a name by a thread of its own. The caller has at most one
@@ -43,8 +52,9 @@ impl Resolver {
         let request = self.next_request;
         self.next_request += 1;
         let (sender, waker, address) = (self.sender.clone(), self.waker.clone(), address.to_string());
+        let resolve = self.resolve;
         std::thread::Builder::new().name("raft-resolve".into()).spawn(move || {
-            let result = address.to_socket_addrs().map(Iterator::collect);
+            let result = resolve(&address);
             // Both fail only when the links are gone, and the answer with them.
             let _ = sender.send(Resolved { request, result });
             let _ = waker.wake();

@@ -78,11 +78,13 @@ pub struct Options {
     /// Whether batches go to the disk past the page cache where the file system can (O_DIRECT and O_DSYNC): one call
     /// that copies nothing, but what was written has to be read from the disk when it has left the log's own cache.
     pub direct_io: bool,
+    /// Whether a full disk is waited out, see `patience.rs`. `false`: it is an error, for who makes a log and ends.
+    pub wait_for_space: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, fsync: true, direct_io: true }
+        Options { segment_bytes: 64 << 20, fsync: true, direct_io: true, wait_for_space: true }
     }
 }
 

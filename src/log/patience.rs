@@ -17,11 +17,13 @@ pub struct Patience {
     disk: Arc<dyn Disk>,
     /// The log is being closed: nobody waits for what waits here.
     closing: Arc<AtomicBool>,
+    wait: bool,
 }
 
 impl Patience {
-    pub fn new(disk: Arc<dyn Disk>, closing: Arc<AtomicBool>) -> Patience {
-        Patience { disk, closing }
+    /// `wait`: false is no patience at all.
+    pub fn new(disk: Arc<dyn Disk>, closing: Arc<AtomicBool>, wait: bool) -> Patience {
+        Patience { disk, closing, wait }
     }
 
     /// Does `work`, again and again while it fails for want of space. Any other error is returned; that one, too, when
@@ -49,6 +51,6 @@ impl Patience {
     }
 
     fn pause(&self) -> bool {
-        !self.closing.load(Ordering::Relaxed) && self.disk.pause(PAUSE)
+        self.wait && !self.closing.load(Ordering::Relaxed) && self.disk.pause(PAUSE)
     }
 }

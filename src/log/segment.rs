@@ -50,7 +50,9 @@ pub enum FileName {
 }
 
 pub fn parse_file_name(name: &str) -> FileName {
-    let sequence = |stem: &str| (stem.len() == 10).then(|| stem.parse::<u32>().ok()).flatten();
+    // `u32::from_str` would also take a leading plus sign; the file would be looked for under another name then.
+    let is_number = |stem: &str| stem.len() == 10 && stem.bytes().all(|byte| byte.is_ascii_digit());
+    let sequence = |stem: &str| is_number(stem).then(|| stem.parse::<u32>().ok()).flatten();
     if name.ends_with(TEMPORARY_SUFFIX) {
         return FileName::Temporary;
     }
@@ -201,4 +203,23 @@ pub(super) fn crc_around(bytes: &[u8], at: usize) -> u32 {
     hasher.update(&bytes[..at]);
     hasher.update(&bytes[at + 4..]);
     hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_are_given_and_no_others() {
+        let directory = Path::new("log");
+        let name =
+            |path: PathBuf| parse_file_name(path.file_name().and_then(|name| name.to_str()).expect("text"));
+        assert_eq!(name(segment_path(directory, 12)), FileName::Segment(12));
+        assert_eq!(name(index_path(directory, u32::MAX)), FileName::Index(u32::MAX));
+        assert_eq!(name(free_path(directory, 0)), FileName::Free(0));
+        assert_eq!(name(temporary_path(&segment_path(directory, 12))), FileName::Temporary);
+        for other in ["+000000012.log", "12.log", "00000000012.log", "9999999999.log", "META", ".log"] {
+            assert_eq!(parse_file_name(other), FileName::Other, "{other}");
+        }
+    }
 }

@@ -79,7 +79,7 @@ impl Log {
         options: Options,
         notify: Notify,
     ) -> Result<Log, LogError> {
-        make(disk.as_ref(), directory, &identity, &options)?;
+        make(disk.as_ref(), directory, &identity, (0, 0), &options)?;
         Ok(Log::open_on(disk, directory, options, notify)?.0)
     }
 
@@ -90,7 +90,18 @@ impl Log {
         identity: Identity,
         options: Options,
     ) -> Result<(Log, InlineWriter), LogError> {
-        make(disk.as_ref(), directory, &identity, &options)?;
+        Log::create_behind(disk, directory, identity, (0, 0), options)
+    }
+
+    /// The same of a log that begins behind an entry (index, term): what lies before is in a snapshot.
+    pub fn create_behind(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        identity: Identity,
+        base: (u64, u64),
+        options: Options,
+    ) -> Result<(Log, InlineWriter), LogError> {
+        make(disk.as_ref(), directory, &identity, base, &options)?;
         let (log, writer, _) = Log::open_inline(disk, directory, options)?;
         Ok((log, writer))
     }
@@ -160,7 +171,7 @@ impl Log {
         let helper = Helper::start(settings, prepared, stats.clone(), on_failure, threads)?;
         let both = (shared.clone(), holes.clone());
         let scrubber = Scrub::new(disk.clone(), directory, both, notify.clone(), scrub.clone());
-        let patience = Patience::new(disk.clone(), shared.closing());
+        let patience = Patience::new(disk.clone(), shared.closing(), options.wait_for_space);
         let writer = LogWriter::new(disk.clone(), directory.to_path_buf(), helper, patience, stats, start)?;
         let log = Log {
             disk,
@@ -282,8 +293,9 @@ impl Log {
         self.unstarted |= self.shared.submit(work);
     }
 
-    /// Gives up entries up to `through` at most: whole segments that hold nothing else. They cannot be read from now
-    /// on; the sync thread writes META and the helper puts the segments away, some time soon.
+    /// Gives up entries up to `through` at most: whole segments that hold nothing else, and whatever else it takes so
+    /// that no hole is left up to there. They cannot be read from now on; the sync thread writes META and the helper
+    /// puts the segments away, some time soon.
     ///
     /// # Panics
     /// If `through` is beyond the last entry: a log is not purged of what it never held.
@@ -298,17 +310,24 @@ impl Log {
         let begins_the_log = |view: &Arc<SegmentView>| {
             view.next_index <= through + 1 && self.table.term_at(view.next_index - 1) == Some(view.prev_term)
         };
-        let Some(at) = self.segments.iter().rposition(begins_the_log).filter(|at| *at > 0) else { return };
-        let view = self.segments[at].clone();
-        let base_index = view.next_index - 1;
+        let at = self.segments.iter().rposition(begins_the_log).filter(|at| *at > 0).unwrap_or(0);
+        let whole = if at > 0 { self.segments[at].next_index - 1 } else { 0 };
+        let last_hole = self.holes().iter().map(|hole| hole.index).rfind(|index| *index <= through);
+        let base_index = whole.max(last_hole.unwrap_or(0));
+        if base_index < self.first_index() {
+            return;
+        }
+        let base_term = self.table.term_at(base_index).expect("the log holds its new base");
+        let first_sequence = self.segments.first().map(|_| self.segments[at].sequence);
+        let first_sequence = first_sequence.expect("what is purged or damaged was written");
         self.table.purge(base_index);
         self.holes.keep(self.table.first_index(), self.table.last_index());
-        self.files.forget_before(view.sequence);
+        self.files.forget_before(first_sequence);
         self.shared.purge(Purge {
             after_request: self.last_request,
             base_index,
-            base_term: view.prev_term,
-            first_sequence: view.sequence,
+            base_term,
+            first_sequence,
             views: self.segments.drain(..at).collect(),
         });
     }
@@ -399,7 +418,13 @@ impl Drop for Log {
 }
 
 /// The files of a new log.
-fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Options) -> Result<(), LogError> {
+fn make(
+    disk: &dyn Disk,
+    directory: &Path,
+    identity: &Identity,
+    (base_index, base_term): (u64, u64),
+    options: &Options,
+) -> Result<(), LogError> {
     let segment_bytes = checked_segment_bytes(directory, options)?;
     assert!(identity.cluster_id.is_ascii(), "a cluster id is ASCII");
     let cluster_id = identity.cluster_id.as_bytes().try_into();
@@ -411,8 +436,8 @@ fn make(disk: &dyn Disk, directory: &Path, identity: &Identity, options: &Option
         },
         secret: identity.secret,
         hard_state: HardState::default(),
-        base_index: 0,
-        base_term: 0,
+        base_index,
+        base_term,
         first_sequence: 1,
         floor_sequence: 1,
         floor_offset: 0,

@@ -188,12 +188,12 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Gives up the segments before `purge.first_sequence`. META is the commit point: what is left undone behind it
-    /// is finished by the next start.
+    /// Gives up the entries up to `purge.base_index`, and the segments before `purge.first_sequence`. META is the commit
+    /// point: what is left undone behind it is finished by the next start.
     pub fn purge(&mut self, purge: Purge) -> Result<(), LogError> {
         let Purge { base_index, base_term, first_sequence, views, .. } = purge;
         let sequences = self.meta.first_sequence..first_sequence;
-        assert!(!sequences.is_empty() && first_sequence < self.next_sequence, "the active segment is kept");
+        assert!(first_sequence < self.next_sequence, "the active segment is kept");
         assert!(base_index >= self.meta.base_index && base_index <= self.last.0, "the log holds its base");
         if self.unsynced_since.is_some() {
             self.sync()?;
@@ -202,7 +202,9 @@ impl LogWriter {
         self.meta.first_sequence = first_sequence;
         self.write_meta()?;
         self.sealed_bytes -= self.used_bytes.drain(..sequences.len()).sum::<u64>();
-        self.helper.put_away(sequences, views);
+        if !sequences.is_empty() {
+            self.helper.put_away(sequences, views);
+        }
         self.note(|_| ());
         Ok(())
     }

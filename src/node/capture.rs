@@ -42,6 +42,10 @@ pub enum CaptureError {
     Resp { offset: u64, error: resp::RespError },
     #[error("replication stream at offset {offset}: malformed {command}")]
     Command { offset: u64, command: &'static str },
+    #[error(
+        "replication stream at offset {offset}: a mark inside a transaction; it is propagated on its own"
+    )]
+    MarkInTransaction { offset: u64 },
 }
 
 /// Parser of one capture link, from a known offset of the stream on.
@@ -129,12 +133,11 @@ impl Capture {
         match self.classify(command, args)? {
             Command::Skip => {}
             Command::Select(db) => self.stream_db = db,
-            Command::Mark(mark) => {
-                assert!(!self.in_transaction, "a mark is propagated on its own, never inside a transaction");
-                self.marks.push(mark);
+            Command::Mark(_) | Command::Snapshot(..) if self.in_transaction => {
+                return Err(CaptureError::MarkInTransaction { offset: self.offset });
             }
+            Command::Mark(mark) => self.marks.push(mark),
             Command::Snapshot(mark, attempt) => {
-                assert!(!self.in_transaction, "a mark is propagated on its own, never inside a transaction");
                 if mark.sequence > 0 {
                     self.marks.push(mark);
                 }
@@ -327,5 +330,10 @@ mod tests {
         assert!(error.to_string().contains(&format!("offset {}", 50 + command("SET a 1").len())), "{error}");
         let bad = stream(&["RAFT.MARK 7"]);
         assert!(matches!(Capture::new(0).feed(&bad, &mut out), Err(CaptureError::Command { .. })));
+        for mark in ["RAFT.MARK 7 1", "RAFT.MARK 7 1 2"] {
+            let (multi, inside) = (command("MULTI"), stream(&["MULTI", mark]));
+            let error = Capture::new(0).feed(&inside, &mut out);
+            assert_eq!(error, Err(CaptureError::MarkInTransaction { offset: multi.len() as u64 }));
+        }
     }
 }

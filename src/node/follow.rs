@@ -3,7 +3,7 @@
 use super::feed::{Feed, CHUNK_BYTES, WINDOW_BYTES};
 use super::local::{Following, Local};
 use super::{Fatal, Node, World};
-use crate::consensus::Role;
+use crate::consensus::{Index, Role};
 use crate::log::{Kind, LogError};
 use bytes::Bytes;
 
@@ -132,6 +132,39 @@ impl Node {
                 leading.dirty = true;
             }
             Local::Leading(_) | Local::Draining(_) | Local::Promoting { .. } => {}
+        }
+    }
+
+    /// Up to here the log may be purged for the sake of the local Redis: it is fed what follows.
+    pub(super) fn needed_here(&self) -> Index {
+        match &self.local {
+            Local::Following(Following { feed: Some(feed), .. }) => feed.next() - 1,
+            _ => Index::MAX,
+        }
+    }
+
+    /// Whether the local Redis has been given entry `index`, so that a dump made by it from now on holds it.
+    pub(super) fn dataset_holds(&self, index: Index) -> bool {
+        match &self.local {
+            Local::Following(Following { feed: Some(feed), loading: None, .. }) => feed.next() > index,
+            Local::Following(_) => false,
+            Local::Promoting { .. } | Local::Leading(_) | Local::Draining(_) => true,
+        }
+    }
+
+    /// The local Redis is given the newest snapshot: the log does not lead from what it holds to what comes next.
+    pub(super) fn load_anew<W: World>(&mut self, world: &mut W) {
+        match &mut self.local {
+            Local::Following(following) => {
+                following.holds = None;
+                if following.feed.take().is_some() {
+                    following.loading = None;
+                    following.connected = false;
+                    world.feed_close();
+                }
+            }
+            Local::Leading(leading) | Local::Draining(leading) => leading.dirty = true,
+            Local::Promoting { .. } => {}
         }
     }
 

@@ -11,6 +11,10 @@
 //!
 //! The log says what its holes are ([`World::holes`]); here is only what is being done about them. While there are
 //! any, the core neither votes nor stands.
+//!
+//! What nobody has any more is in somebody's snapshot. When the peers were asked in vain, this node makes one of its own
+//! dataset, if that holds the entry; else it takes the snapshot of a peer that has purged the entry (see `install`). The
+//! log then loses the hole together with what lies before it.
 
 use super::fetch::{self, Frame};
 use super::{Fatal, Node, World};
@@ -64,6 +68,8 @@ struct Missing {
     state: State,
     /// Who could not give it, in this round.
     asked: BTreeSet<NodeId>,
+    /// All peers that could be reached were asked, in vain.
+    refused: bool,
 }
 
 pub(super) struct Healing {
@@ -150,12 +156,18 @@ impl Healing {
                 bytes: u64::from(hole.payload_bytes),
                 state: State::Open { from_us: 0 },
                 asked: BTreeSet::new(),
+                refused: false,
             };
             self.missing.insert(hole.index, known.unwrap_or_else(fresh));
         }
         self.first = holes
             .first()
             .map_or(String::new(), |hole| format!("{},{},{}", hole.file.display(), hole.offset, hole.index));
+    }
+
+    /// The last hole at or before `index`.
+    pub fn last_hole_up_to(&self, index: Index) -> Option<Index> {
+        self.missing.range(..=index).next_back().map(|(hole, _)| *hole)
     }
 
     /// `peer` does not give the entry.
@@ -217,12 +229,25 @@ impl Node {
                 self.fill(world, entry)?;
             }
         }
-        Ok(())
+        // What a snapshot holds need not be fetched.
+        let newest = self.snapshots.newest_index();
+        match self.healing.last_hole_up_to(newest) {
+            Some(_) => self.compact_log(world),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the snapshot of entry `index` holds what nobody gives, and this node's dataset has not got.
+    pub(super) fn is_healed_by(&self, index: Index) -> bool {
+        let lacking = |(hole, missing): (&Index, &Missing)| missing.refused && !self.dataset_holds(*hole);
+        self.healing.missing.range(..=index).any(lacking)
     }
 
     fn remedy(&self) -> &'static str {
         match self.members().0.len() {
-            0 | 1 => "there is no other node to fetch it from: keep this process running, its dataset has it",
+            0 | 1 => {
+                "there is no other node to fetch it from: a snapshot of the dataset is made in its place"
+            }
             _ => "fetching it from the other nodes",
         }
     }
@@ -248,7 +273,7 @@ impl Node {
         let members = self.members().0.keys().copied().filter(|id| *id != self.id);
         let peers: Vec<NodeId> = members.filter(|id| world.peer_report(*id).connected).collect();
         let (mut count, mut bytes) = self.healing.under_way();
-        let (mut exhausted, mut next_us) = (false, u64::MAX);
+        let (mut exhausted, mut next_us) = (None, u64::MAX);
         for (index, missing) in &mut self.healing.missing {
             let from_us = match missing.state {
                 State::Open { from_us } => from_us,
@@ -269,9 +294,10 @@ impl Node {
             let mut order = peers[turn..].iter().chain(&peers[..turn]);
             let Some(peer) = order.find(|peer| !missing.asked.contains(peer)).copied() else {
                 missing.asked.clear();
+                missing.refused = true;
                 missing.state = State::Open { from_us: now_us + ROUND_PAUSE_US };
                 next_us = next_us.min(now_us + ROUND_PAUSE_US);
-                exhausted = true;
+                exhausted = exhausted.or(Some(*index));
                 continue;
             };
             let patience_us = ANSWER_TIMEOUT_US + missing.bytes / ANSWER_BYTES_PER_US;
@@ -282,8 +308,13 @@ impl Node {
             world.send(peer, fetch::encode(&Frame::Fetch(wanted)));
         }
         self.healing.next_us = next_us;
-        if exhausted {
+        if let Some(first) = exhausted {
             self.remind(now_us);
+            // Only what is committed is ever in a snapshot.
+            if first <= self.committed && self.dataset_holds(first) && !self.snapshots.asked {
+                log::info!("no node gives entry {first}: a snapshot that holds it is made here");
+                self.snapshots.asked = true;
+            }
         }
     }
 
@@ -308,7 +339,11 @@ impl Node {
         match frame {
             Frame::Fetch(wanted) => {
                 let entry = self.own_copy(world, wanted)?;
+                let purged = entry.is_none() && wanted.index <= self.raft.base().index;
                 world.send(from, fetch::encode(&Frame::Fetched(wanted, entry)));
+                if purged {
+                    self.offer(world, from);
+                }
                 Ok(())
             }
             Frame::Fetched(wanted, None) => {

@@ -8,7 +8,7 @@
 use super::members::Members;
 use super::transfer::{encode, Frame};
 use super::{Fatal, Node, World};
-use crate::consensus::{Index, Input, NodeId, Position, Role};
+use crate::consensus::{Index, Input, NodeId, PeerProgress, Position, Role};
 use crate::snapshot::{About, Id, Job, SnapshotError};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 const STALL_US: u64 = 1_000_000;
 /// A peer that has asked for nothing for this long does not keep the log from being purged.
 const FORGOTTEN_US: u64 = 10_000_000;
+/// The log may hold this many times `raft.log-max-file-size` for a peer that follows slowly.
+const KEPT_FOR_PEERS: u64 = 2;
 /// Pause after the disk refused a snapshot.
 const REFUSED_PAUSE_US: u64 = 1_000_000;
 /// Bytes received and not written yet, beyond which no more are asked for.
@@ -62,10 +64,19 @@ impl Node {
         self.transfers.incoming.is_some()
     }
 
-    /// Up to here the log may be purged for the sake of peers: what follows the snapshot that a peer is being sent is
-    /// what it needs next.
-    pub(super) fn needed_by_peers(&self) -> Index {
-        self.transfers.outgoing.values().map(|outgoing| outgoing.id.index).min().unwrap_or(Index::MAX)
+    /// Up to here the log may be purged for the sake of peers. What follows the snapshot that a peer is being sent is what
+    /// it needs next; and who follows, however slowly, is not to be sent a snapshot, unless the log would grow too long
+    /// for its sake. Without this a slow follower could go in circles: each snapshot old before it is there.
+    pub(super) fn needed_by_peers(&self, now_us: u64) -> Index {
+        let is_recent = |at_us: u64| now_us.saturating_sub(at_us) < FORGOTTEN_US;
+        let asking = self.transfers.outgoing.values().filter(|outgoing| is_recent(outgoing.wanted_us));
+        let follows =
+            |peer: &PeerProgress| is_recent(peer.heard_us) && peer.reachable && !peer.needs_snapshot;
+        let following = self.raft.progress().filter(|(_, peer)| follows(peer));
+        let most_bytes = self.settings.log_max_file_bytes.saturating_mul(KEPT_FOR_PEERS);
+        let matched = following.map(|(_, peer)| peer.matched);
+        let within_reach = matched.filter(|matched| self.raft.bytes_after(*matched) <= most_bytes);
+        asking.map(|outgoing| outgoing.id.index).chain(within_reach).min().unwrap_or(Index::MAX)
     }
 
     /// Offers the newest snapshot to whoever needs one, now and then.
@@ -76,9 +87,7 @@ impl Node {
         }
         let needing: Vec<_> =
             self.raft.progress().filter(|(_, p)| p.needs_snapshot).map(|(id, _)| id).collect();
-        self.transfers
-            .outgoing
-            .retain(|id, outgoing| needing.contains(id) && now_us - outgoing.wanted_us < FORGOTTEN_US);
+        self.transfers.outgoing.retain(|_, outgoing| now_us - outgoing.wanted_us < FORGOTTEN_US);
         for to in &needing {
             self.offer(world, *to);
         }
@@ -91,7 +100,8 @@ impl Node {
         let now_us = world.now_us();
         let Some(incoming) = &self.transfers.incoming else { return };
         let received = incoming.got == incoming.about.id.bytes;
-        let useless = incoming.about.id.index <= self.committed || self.raft.role() == Role::Leader;
+        let needed = incoming.about.id.index > self.committed && self.raft.role() != Role::Leader;
+        let useless = !needed && !self.is_healed_by(incoming.about.id.index);
         if !received && (useless || now_us - incoming.heard_us >= FORGOTTEN_US) {
             log::info!(
                 "not waiting for the rest of the snapshot of entry {} any more",
@@ -108,7 +118,7 @@ impl Node {
         self.transfers.offer_at_us = Some(0);
     }
 
-    fn offer<W: World>(&self, world: &mut W, to: NodeId) {
+    pub(super) fn offer<W: World>(&self, world: &mut W, to: NodeId) {
         match &self.snapshots.newest {
             Some(about) => world.send(to, encode(&Frame::Offer(Box::new(about.clone())))),
             None => log::error!(
@@ -162,7 +172,10 @@ impl Node {
         }
         match result {
             Ok(bytes) => world.send(to, encode(&Frame::Part { id, offset, bytes })),
-            Err(SnapshotError::Gone { .. }) => self.offer(world, to),
+            Err(SnapshotError::Gone { .. }) => {
+                self.transfers.outgoing.remove(&to);
+                self.offer(world, to);
+            }
             Err(error) => log::error!("cannot send a snapshot to node {to}: {error}"),
         }
     }
@@ -170,8 +183,10 @@ impl Node {
     fn on_offer<W: World>(&mut self, world: &mut W, from: NodeId, about: Box<About>) {
         let now_us = world.now_us();
         let position = Position { index: about.id.index, term: about.id.term };
-        let useless = position.index <= self.committed || self.raft.holds(position);
-        if useless || self.raft.role() == Role::Leader || now_us < self.transfers.not_before_us {
+        let holds = self.raft.holds(position);
+        let needed = position.index > self.committed && !holds && self.raft.role() != Role::Leader;
+        let useful = needed || (holds && self.is_healed_by(position.index));
+        if !useful || now_us < self.transfers.not_before_us {
             return;
         }
         if about.cluster_id != self.cluster_id {
@@ -266,7 +281,8 @@ impl Node {
     }
 
     /// The snapshot is durable and the newest one here. If the log does not hold its entry, the log begins anew behind
-    /// it, and the local Redis is given all of it.
+    /// it, and the local Redis is given all of it. Else the log loses its holes up to there; Redis is given the snapshot
+    /// if they kept it from getting as far.
     fn install<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
         let Incoming { about, members, from, .. } =
             self.transfers.incoming.take().expect("what was received was being received");
@@ -280,6 +296,7 @@ impl Node {
                 break;
             }
         }
+        let membership = members.membership();
         if !self.raft.holds(position) && self.raft.role() != Role::Leader {
             assert!(
                 position.index > self.committed,
@@ -287,9 +304,8 @@ impl Node {
             );
             self.snapshots.abandon();
             self.snapshots.used_ids.extend(self.used_ids(self.committed));
-            self.executed_truncated(world, 0);
+            self.load_anew(world);
             world.replace_log(position)?;
-            let membership = members.membership();
             self.member_history = vec![(position.index, members)];
             self.healing.look_again();
             self.has_snapshot(*about);
@@ -297,6 +313,13 @@ impl Node {
             self.dial(world);
         } else {
             self.has_snapshot(*about);
+            if self.raft.role() != Role::Leader {
+                self.step(world, Input::InstalledSnapshot { position, membership }, &[])?;
+            }
+            let hole = self.healing.last_hole_up_to(position.index);
+            if hole.is_some_and(|hole| !self.dataset_holds(hole)) {
+                self.load_anew(world);
+            }
             self.compact_log(world)?;
         }
         self.report_now(world);

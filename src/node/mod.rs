@@ -30,7 +30,7 @@ pub mod capture;
 mod change;
 pub mod clock;
 pub mod feed;
-mod fetch;
+pub mod fetch;
 mod follow;
 mod follower_reads;
 mod handover;
@@ -51,7 +51,7 @@ mod snapshot;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod transfer;
+pub mod transfer;
 mod watchdog;
 pub mod wire;
 
@@ -371,10 +371,12 @@ impl Node {
         let (address, peer_address) = (self.address.clone(), self.peer_address.clone());
         world.send(peer, notices::encode(&Notice::Here { peer_address, address }));
         self.healing_peer_up();
+        self.reports.touch();
         self.step(world, Input::PeerReachable { peer }, &[])
     }
 
     pub fn on_peer_unreachable<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
+        self.reports.touch();
         self.step(world, Input::PeerUnreachable { peer }, &[])
     }
 
@@ -413,7 +415,7 @@ impl Node {
         self.pump_feed(world)?;
         self.pump_follower_reads(world)?;
         self.pump_incoming(world);
-        self.pump_snapshots(world);
+        self.pump_snapshots(world)?;
         self.pump_offers(world);
         self.maybe_promote(world);
         self.release(world);

@@ -49,7 +49,10 @@ impl Node {
         let mut decided = self.member_history.iter().filter(decided).map(|(_, members)| members);
         let Some(present) = decided.clone().next_back() else { return false };
         let is_member = present.0.contains_key(&id);
-        !is_member && (self.snapshots.used_ids.contains(&id) || decided.any(|m| m.0.contains_key(&id)))
+        // A snapshot that came may be ahead of what this node knows to be committed: it may name who joined since.
+        let given_out =
+            self.snapshots.newest_index() <= self.committed && self.snapshots.used_ids.contains(&id);
+        !is_member && (given_out || decided.any(|m| m.0.contains_key(&id)))
     }
 
     /// This node was taken out, and its Redis is at rest: it may be put away.

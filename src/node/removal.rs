@@ -23,6 +23,16 @@ pub(super) struct Obstacle {
     pub lasting: bool,
 }
 
+/// How likely a voter is to answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// Its process is not there.
+    Gone,
+    /// It has not been heard for a moment.
+    Silent,
+    Up,
+}
+
 /// This node, which leads or has led, was told to remove itself.
 pub(super) struct Leaving {
     tickets: Vec<Ticket>,
@@ -81,26 +91,34 @@ impl Node {
             let reason = format!("node {id} is the last voter: without it there is no cluster");
             return Err(Obstacle { reason, lasting: true });
         }
-        let up = |of: &[NodeId]| of.iter().filter(|voter| self.is_up(**voter, now_us)).count();
-        let (needed, needed_now) = (left.len() / 2 + 1, voters.len() / 2 + 1);
-        if left.len() < voters.len() && (up(&left) < needed || up(&voters) < needed_now) {
-            let silent: Vec<String> =
-                left.iter().filter(|voter| !self.is_up(**voter, now_us)).map(NodeId::to_string).collect();
-            let reason = format!(
-                "without node {id} there are {} voters left, of which {needed} must be up, and only {} can be reached: \
-                 the cluster would stop. Start node {} first, or remove it if it is gone for good",
-                left.len(),
-                up(&left),
-                silent.join(", ")
-            );
-            return Err(Obstacle { reason, lasting: false });
+        let count = |of: &[NodeId], is: Standing| {
+            of.iter().filter(|voter| self.standing(**voter, now_us) >= is).count()
+        };
+        let suffices = |is| count(&left, is) > left.len() / 2 && count(&voters, is) > voters.len() / 2;
+        if left.len() == voters.len() || suffices(Standing::Up) {
+            return Ok(());
         }
-        Ok(())
+        let is_down = |voter: &&NodeId| self.standing(**voter, now_us) < Standing::Up;
+        let down: Vec<String> = left.iter().filter(is_down).map(NodeId::to_string).collect();
+        let reason = format!(
+            "without node {id} there are {} voters left, of which {} must be up, and only {} can be reached: the cluster \
+             would stop. Start node {} first, or remove it if it is gone for good",
+            left.len(),
+            left.len() / 2 + 1,
+            count(&left, Standing::Up),
+            down.join(", ")
+        );
+        Err(Obstacle { reason, lasting: !suffices(Standing::Silent) })
     }
 
-    fn is_up(&self, voter: NodeId, now_us: u64) -> bool {
-        let progress = || self.raft.progress().find(|(peer, _)| *peer == voter);
-        voter == self.id || progress().is_some_and(|(_, progress)| self.is_reachable(&progress, now_us))
+    fn standing(&self, voter: NodeId, now_us: u64) -> Standing {
+        let progress = self.raft.progress().find(|(peer, _)| *peer == voter).map(|(_, progress)| progress);
+        match progress {
+            _ if voter == self.id => Standing::Up,
+            Some(progress) if self.is_reachable(&progress, now_us) => Standing::Up,
+            Some(progress) if progress.reachable => Standing::Silent,
+            _ => Standing::Gone,
+        }
     }
 
     /// The leader itself is to go.

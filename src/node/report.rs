@@ -36,6 +36,8 @@ pub struct LogReport {
 
 /// A changed status is published this often; a change of role at once.
 const PUBLISH_PERIOD_US: u64 = 20_000;
+/// And everything again this often: links come and go, and are counted, without this thread's doing.
+const REFRESH_PERIOD_US: u64 = 1_000_000;
 /// Most events of a stage that are being timed at once; more are not timed.
 const MAX_TIMED: usize = 4096;
 
@@ -139,7 +141,7 @@ impl Reports {
     pub fn deadline_us(&self) -> u64 {
         match self.changed {
             true => self.published_at_us + PUBLISH_PERIOD_US,
-            false => u64::MAX,
+            false => self.published_at_us + REFRESH_PERIOD_US,
         }
     }
 }
@@ -161,7 +163,7 @@ impl Node {
         let numbers =
             (self.raft.last().index, self.raft.commit() + applied, self.members().0.len(), self.is_serving());
         self.reports.changed |= numbers != self.reports.published;
-        if self.reports.changed && now_us >= self.reports.deadline_us() {
+        if now_us >= self.reports.deadline_us() {
             self.reports.published = numbers;
             self.report_now(world);
         }

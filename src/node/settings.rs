@@ -193,9 +193,20 @@ impl Setting {
     }
 
     fn invalid(&self, value: &str) -> SettingsError {
-        let value = if self.hidden { "(hidden)".to_owned() } else { format!("'{}'", value.escape_debug()) };
+        let value = if self.hidden { "(hidden)".to_owned() } else { format!("'{}'", shortened(value)) };
         SettingsError::Invalid { name: self.name, value, expected: self.expected() }
     }
+}
+
+/// What is echoed of something that a user wrote: it must stay one line of bearable length.
+pub fn shortened(text: &str) -> String {
+    const MAX_CHARS: usize = 64;
+    let mut letters = text.escape_debug();
+    let mut shown: String = letters.by_ref().take(MAX_CHARS).collect();
+    if letters.next().is_some() {
+        shown.push_str("..");
+    }
+    shown
 }
 
 impl Settings {
@@ -592,6 +603,17 @@ mod tests {
             message.starts_with("addr: 'local\\nhost' is not allowed, it must be host:port"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_hostile_value_gives_one_short_line() {
+        for hostile in ["x".repeat(1 << 20), "\u{1}\r\n".repeat(30)] {
+            for name in ["addr", "persist", "id", "log-max-file-size", "loglevel"] {
+                let error = setting(name).parse(&hostile).unwrap_err().to_string();
+                assert!(error.len() < 300 && !error.contains('\n') && error.contains(".."), "{error}");
+            }
+        }
+        assert_eq!(shortened("as it is"), "as it is");
     }
 
     #[test]

@@ -29,6 +29,8 @@ use std::path::PathBuf;
 /// Pause after a snapshot that failed: the first, and the longest after several.
 const RETRY_PAUSE_US: u64 = 1_000_000;
 const MAX_RETRY_PAUSE_US: u64 = 60_000_000;
+/// How often it is looked whether what keeps the log from being purged is still there.
+const PURGE_PAUSE_US: u64 = 1_000_000;
 /// What the log holds of an entry besides its payload, about.
 const ENTRY_OVERHEAD_BYTES: u64 = 40;
 /// Of `raft.log-max-file-size`, this part is kept in the log behind a snapshot for followers that are close; but not
@@ -71,7 +73,9 @@ pub(super) struct Snapshots {
     /// Administrators who asked for a snapshot and wait for it.
     waiting: Vec<Ticket>,
     /// Somebody asked, and nothing has been begun since.
-    asked: bool,
+    pub asked: bool,
+    /// Part of what the newest snapshot holds was still needed: from this time on it is tried to purge that.
+    purge_again_us: Option<u64>,
     /// Bytes that the log has grown by since the newest snapshot.
     bytes_since: u64,
     created: u64,
@@ -92,6 +96,7 @@ impl Snapshots {
             retry_pause_us: RETRY_PAUSE_US,
             waiting: Vec::new(),
             asked: false,
+            purge_again_us: None,
             bytes_since: 0,
             created: 0,
             received: 0,
@@ -139,10 +144,8 @@ impl Snapshots {
 
     /// When the next attempt may be made, if one is wanted and had to be put off.
     pub fn deadline_us(&self) -> u64 {
-        match self.put_off {
-            true => self.retry_at_us,
-            false => u64::MAX,
-        }
+        let retry_at_us = if self.put_off { self.retry_at_us } else { u64::MAX };
+        retry_at_us.min(self.purge_again_us.unwrap_or(u64::MAX))
     }
 
     pub fn status(&self) -> SnapshotStatus {
@@ -171,21 +174,28 @@ impl Node {
         }
     }
 
-    /// Begins a snapshot when one is due and can be had, and hands a finished dump to the store.
-    pub(super) fn pump_snapshots<W: World>(&mut self, world: &mut W) {
+    /// Begins a snapshot when one is due and can be had, hands a finished dump to the store, and purges what was still
+    /// needed when the newest snapshot came.
+    pub(super) fn pump_snapshots<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
+        if self.snapshots.purge_again_us.is_some_and(|at| world.now_us() >= at) {
+            self.compact_log(world)?;
+        }
         self.snapshots.asked |= self.snapshots.bytes_since > self.settings.log_max_file_bytes;
         self.snapshots.put_off = false;
-        if self.snapshots.making.is_some() {
-            return self.keep_dump(world);
+        // What is being received may be complete on the disk already: an older one must not take its place.
+        if self.is_installing() {
+            return Ok(());
         }
         let now_us = world.now_us();
-        if !self.snapshots.asked || self.is_installing() {
-            return;
+        if self.snapshots.making.is_some() {
+            self.keep_dump(world);
+        } else if self.snapshots.asked {
+            match now_us >= self.snapshots.retry_at_us {
+                true => self.begin_snapshot(world, now_us),
+                false => self.snapshots.put_off = true,
+            }
         }
-        match now_us >= self.snapshots.retry_at_us {
-            true => self.begin_snapshot(world, now_us),
-            false => self.snapshots.put_off = true,
-        }
+        Ok(())
     }
 
     fn begin_snapshot<W: World>(&mut self, world: &mut W, now_us: u64) {
@@ -387,7 +397,14 @@ impl Node {
         let Some(id) = self.snapshots.newest.as_ref().map(|about| about.id) else { return Ok(()) };
         let kept_bytes = (self.settings.log_max_file_bytes / KEPT_PART).min(id.bytes);
         let settled = self.committed.min(self.raft.durable());
-        let through = self.raft.leaving(id.index, kept_bytes).min(self.needed_by_peers()).min(settled);
+        // A hole goes in any case: nobody may be able to fill it any more.
+        let wanted =
+            self.raft.leaving(id.index, kept_bytes).max(self.healing.last_hole_up_to(id.index).unwrap_or(0));
+        let now_us = world.now_us();
+        let needed = self.needed_by_peers(now_us).min(self.needed_here()).min(settled);
+        let through = wanted.min(needed);
+        self.snapshots.purge_again_us =
+            (through < wanted && wanted > self.raft.base().index).then_some(now_us + PURGE_PAUSE_US);
         if through <= self.raft.base().index {
             return Ok(());
         }

@@ -205,6 +205,9 @@ pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<(Message, Vec<
         kind => return Err(WireError::UnknownKind { kind }),
     };
     fields.end()?;
+    if kind != APPEND && !payload.is_empty() {
+        return Err(WireError::Length { kind, length: header.len() + payload.len() });
+    }
     Ok((Message { term, body }, entries))
 }
 
@@ -218,7 +221,8 @@ pub(super) fn decode_entries(
     if count > MAX_ENTRIES_PER_MESSAGE {
         return Err(WireError::TooManyEntries { count });
     }
-    let mut entries = Vec::with_capacity(count);
+    // Nothing is made room for that is not there.
+    let mut entries = Vec::with_capacity(count.min(fields.rest.len() / ENTRY_HEADER_BYTES));
     let mut at = 0;
     for i in 0..count {
         let index = prev_index.saturating_add(1 + i as u64);
@@ -302,6 +306,8 @@ mod tests {
             let (decoded, entries) = decode(encoded.kind, &encoded.header, &Bytes::new()).unwrap();
             assert_eq!(decoded, message);
             assert!(entries.is_empty());
+            let grown = decode(encoded.kind, &encoded.header, &Bytes::from_static(b"x"));
+            assert!(matches!(grown, Err(WireError::Length { .. })), "only an append has a payload");
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::access;
 use super::blocking;
-use super::cluster_views::moved;
+use super::cluster_views::{moved, REMOVED};
 use super::command_table::{blocks, Class};
 use super::ffi::{self, Context, Text};
 use super::gate;
@@ -175,7 +175,6 @@ fn removed(ctx: Context, state: &MainThread, status: &Status, command: &[Text]) 
     }
 }
 
-pub const REMOVED: &str = "NOCLUSTER This node was removed from its cluster";
 /// Whether the command changes nothing and never waits.
 fn only_reads(command: &[Text], class: Class) -> bool {
     match class {

@@ -67,6 +67,7 @@ fn load(ctx: Context, words: &[Text]) -> Result<(), String> {
     let setup = setup(ctx, &settings)?;
     let links = Links::new(LinkConfig {
         peer_listen: listen_addresses(ctx, &settings, &setup.peer_address)?,
+        resolve: crate::link::by_the_system,
         connect_timeout: Duration::from_millis(settings.connection_timeout_ms),
         reconnect_interval: Duration::from_millis(settings.reconnect_interval_ms),
     })

@@ -1,6 +1,6 @@
 //! The arguments of `loadmodule`: `key=value`, `raft-key=value`, `key value`, `--raft.key value`, in any case.
 
-use crate::node::settings::{Setting, SettingsError, Value, SETTINGS};
+use crate::node::settings::{shortened, Setting, SettingsError, Value, SETTINGS};
 use std::fmt;
 
 /// What was given, in the order given; each setting at most once.
@@ -97,16 +97,6 @@ fn find(key: &str) -> Result<&'static Setting, OptionError> {
     let name = name.strip_prefix("raft-").or_else(|| name.strip_prefix("raft.")).unwrap_or(name);
     Setting::find(name)
         .ok_or_else(|| OptionError::Unknown { name: shortened(key), similar: most_similar(name) })
-}
-
-/// What is echoed of an unknown name: it must stay one line of bearable length.
-fn shortened(name: &str) -> String {
-    const MAX_CHARS: usize = 64;
-    let mut shown: String = name.escape_debug().take(MAX_CHARS).collect();
-    if shown.len() < name.len() {
-        shown.push_str("..");
-    }
-    shown
 }
 
 /// The setting whose name is a few keystrokes away, if there is one.

@@ -86,6 +86,15 @@ impl About {
         if length != bytes.len() {
             return Err(damaged(76, &format!("{length} bytes"), format!("{} bytes", bytes.len())));
         }
+        let cluster_id =
+            std::str::from_utf8(&bytes[16..48]).ok().filter(|id| id.bytes().all(|b| b.is_ascii_graphic()));
+        let cluster_id = cluster_id.ok_or_else(|| {
+            damaged(
+                16,
+                &format!("{CLUSTER_ID_BYTES} ASCII characters"),
+                bytes[16..48].escape_ascii().to_string(),
+            )
+        })?;
         let (members, ids) = bytes[HEADER_BYTES..].split_at(members);
         let id = Id {
             index: LittleEndian::read_u64(&bytes[48..]),
@@ -98,7 +107,7 @@ impl About {
         }
         Ok(About {
             id,
-            cluster_id: String::from_utf8_lossy(&bytes[16..48]).into_owned(),
+            cluster_id: cluster_id.to_string(),
             members: Bytes::copy_from_slice(members),
             used_ids: ids.chunks_exact(8).map(LittleEndian::read_u64).collect(),
         })
@@ -197,12 +206,25 @@ mod tests {
         assert!(About::decode(&[&good[..], &[0]].concat(), Path::new("x")).is_err());
     }
 
+    /// `bytes` with the byte at `at` changed and the checksum made right.
+    fn resealed(mut bytes: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
+        bytes[at] = value;
+        let crc = crc_of(&bytes);
+        LittleEndian::write_u32(&mut bytes[12..], crc);
+        bytes
+    }
+
+    #[test]
+    fn a_cluster_id_that_no_cluster_has_is_refused() {
+        for value in [0xff, b' ', 0] {
+            let error = About::decode(&resealed(about().encode(), 20, value), Path::new("x")).unwrap_err();
+            assert!(matches!(error, SnapshotError::Damaged { offset: 16, .. }), "{error}");
+        }
+    }
+
     #[test]
     fn a_newer_version_is_named() {
-        let mut newer = about().encode();
-        newer[8] = 2;
-        let crc = crc_of(&newer);
-        LittleEndian::write_u32(&mut newer[12..], crc);
+        let newer = resealed(about().encode(), 8, 2);
         let error = About::decode(&newer, Path::new("x")).unwrap_err();
         assert!(matches!(error, SnapshotError::NewerFormat { found: 2, .. }), "{error}");
     }

@@ -24,6 +24,8 @@ pub enum SnapshotError {
     NewerFormat { file: PathBuf, found: u32, known: u32 },
     #[error("a snapshot of entry {index} of term {term} is there already")]
     Exists { index: u64, term: u64 },
+    #[error("a snapshot of entry {newest} is there already, later than {index}")]
+    Older { index: u64, newest: u64 },
     #[error("snapshot {index}-{term} is not here any more")]
     Gone { index: u64, term: u64 },
     #[error("a part of a snapshot came out of order: expected offset {expected}, found {found}")]

@@ -22,8 +22,10 @@ mod error;
 mod job;
 mod receive;
 mod store;
+mod survey;
 
 pub use about::{About, Id, ABOUT_MAX_BYTES};
 pub use error::SnapshotError;
 pub use job::{Done, Draft, Job};
 pub use store::{Opened, Store};
+pub use survey::{survey, Depth};

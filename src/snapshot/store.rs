@@ -1,9 +1,10 @@
 //! The snapshots of one directory.
 
-use super::about::{about_name, parse_name, rdb_name, About, Id, Name, ABOUT_MAX_BYTES};
+use super::about::{about_name, parse_name, rdb_name, About, Id, Name};
 use super::error::SnapshotError;
 use super::job::{Done, Draft, Job};
 use super::receive::Receiving;
+use super::survey::{measure, names, positions, read_pair, Depth};
 use crate::log::disk::{Disk, FileHandle, Mode};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -49,17 +50,38 @@ impl Store {
         directory: &Path,
         cluster_id: &str,
     ) -> Result<(Store, Opened), SnapshotError> {
-        let mut store = Store {
+        let mut store = Store::new(disk, directory, cluster_id);
+        let leftovers = store.remove_leftovers()?;
+        let opened = Opened { leftovers, ..store.look_through()? };
+        store.newest = opened.intact.first().cloned();
+        Ok((store, opened))
+    }
+
+    /// What `open` would find, without removing anything.
+    ///
+    /// Errors: as `open`.
+    pub fn look(disk: Arc<dyn Disk>, directory: &Path, cluster_id: &str) -> Result<Opened, SnapshotError> {
+        Store::new(disk, directory, cluster_id).look_through()
+    }
+
+    fn new(disk: Arc<dyn Disk>, directory: &Path, cluster_id: &str) -> Store {
+        Store {
             disk,
             directory: directory.to_path_buf(),
             cluster_id: cluster_id.to_string(),
             newest: None,
             receiving: None,
             open: VecDeque::new(),
-        };
-        let mut opened = Opened { leftovers: store.remove_leftovers()?, ..Opened::default() };
-        for (index, term) in store.positions()? {
-            match store.read_back(index, term) {
+        }
+    }
+
+    fn look_through(&self) -> Result<Opened, SnapshotError> {
+        let mut opened = Opened::default();
+        for (index, term) in positions(self.disk.as_ref(), &self.directory)? {
+            let cluster_id = &self.cluster_id;
+            let pair =
+                read_pair(self.disk.as_ref(), &self.directory, cluster_id, (index, term), Depth::Checksum);
+            match pair {
                 Ok(about) => {
                     opened.intact.push(about);
                     break;
@@ -68,8 +90,7 @@ impl Store {
                 Err(error) => opened.damaged.push(error),
             }
         }
-        store.newest = opened.intact.first().cloned();
-        Ok((store, opened))
+        Ok(opened)
     }
 
     pub fn newest(&self) -> Option<&About> {
@@ -111,14 +132,14 @@ impl Store {
     /// Makes the file the newest snapshot. On an error the newest one is what it was.
     fn keep(&mut self, source: &Path, draft: Draft) -> Result<About, SnapshotError> {
         let Draft { index, term, members, used_ids } = draft;
-        self.refuse_existing(index, term)?;
         let temporary = self.temporary(index, term);
-        let kept = self.take_over(source, &temporary).and_then(|()| {
-            let (bytes, crc) = self.settle(&temporary)?;
-            let id = Id { index, term, bytes, crc };
-            let about = About { id, cluster_id: self.cluster_id.clone(), members, used_ids };
-            self.publish(&temporary, about)
-        });
+        let kept =
+            self.make_way(index, term).and_then(|()| self.take_over(source, &temporary)).and_then(|()| {
+                let (bytes, crc) = self.settle(&temporary)?;
+                let id = Id { index, term, bytes, crc };
+                let about = About { id, cluster_id: self.cluster_id.clone(), members, used_ids };
+                self.publish(&temporary, about)
+            });
         if kept.is_err() {
             self.forget(&temporary);
             self.forget(source);
@@ -126,11 +147,22 @@ impl Store {
         kept
     }
 
-    fn refuse_existing(&self, index: u64, term: u64) -> Result<(), SnapshotError> {
-        match self.disk.exists(&self.directory.join(about_name(index, term))) {
-            true => Err(SnapshotError::Exists { index, term }),
-            false => Ok(()),
+    /// Only a later one may follow the newest. A pair of the same names that does not count - damaged, or left by a sync that
+    /// failed - is removed.
+    fn make_way(&self, index: u64, term: u64) -> Result<(), SnapshotError> {
+        let newest = self.newest.as_ref().map_or(0, |about| about.id.index);
+        if index < newest {
+            return Err(SnapshotError::Older { index, newest });
         }
+        if index == newest {
+            return Err(SnapshotError::Exists { index, term });
+        }
+        let sidecar = self.directory.join(about_name(index, term));
+        if self.disk.exists(&sidecar) {
+            self.disk.remove(&sidecar).map_err(SnapshotError::io("remove", &sidecar))?;
+            self.sync_directory()?;
+        }
+        Ok(())
     }
 
     pub(super) fn temporary(&self, index: u64, term: u64) -> PathBuf {
@@ -212,8 +244,10 @@ impl Store {
 
     /// The sidecars first: an RDB without one is nothing.
     fn remove_others(&self, keep: Id) -> Result<(), SnapshotError> {
-        let others: Vec<_> =
-            self.positions()?.into_iter().filter(|at| *at != (keep.index, keep.term)).collect();
+        let others: Vec<_> = positions(self.disk.as_ref(), &self.directory)?
+            .into_iter()
+            .filter(|at| *at != (keep.index, keep.term))
+            .collect();
         let remove = |name: String| {
             let path = self.directory.join(name);
             self.disk.remove(&path).map_err(SnapshotError::io("remove", &path))
@@ -227,27 +261,9 @@ impl Store {
         others.iter().filter(rdb_is_there).try_for_each(|(index, term)| remove(rdb_name(*index, *term)))
     }
 
-    /// Positions of the snapshots that have a sidecar, newest first.
-    fn positions(&self) -> Result<Vec<(u64, u64)>, SnapshotError> {
-        let mut found: Vec<_> = self
-            .names()?
-            .iter()
-            .filter_map(|name| match parse_name(name) {
-                Name::About { index, term } => Some((index, term)),
-                _ => None,
-            })
-            .collect();
-        found.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(found)
-    }
-
-    fn names(&self) -> Result<Vec<String>, SnapshotError> {
-        self.disk.list(&self.directory).map_err(SnapshotError::io("list", &self.directory))
-    }
-
     /// Removes what a crash left behind: temporary files, and RDBs that never got a sidecar.
     fn remove_leftovers(&self) -> Result<Vec<PathBuf>, SnapshotError> {
-        let names = self.names()?;
+        let names = names(self.disk.as_ref(), &self.directory)?;
         let is_left = |name: &&String| match parse_name(name) {
             Name::Temporary => true,
             Name::Rdb { index, term } => !names.contains(&about_name(index, term)),
@@ -261,31 +277,6 @@ impl Store {
             self.sync_directory()?;
         }
         Ok(left)
-    }
-
-    /// Reads a pair whole and checks that it is what it says.
-    fn read_back(&self, index: u64, term: u64) -> Result<About, SnapshotError> {
-        let path = self.directory.join(about_name(index, term));
-        let file = self.disk.open(&path, Mode::Read).map_err(SnapshotError::io("open", &path))?;
-        let length = file.length().map_err(SnapshotError::io("find the length of", &path))?;
-        let mut bytes = vec![0; length.min(ABOUT_MAX_BYTES as u64 + 1) as usize];
-        file.read_at(&mut bytes, 0).map_err(SnapshotError::io("read", &path))?;
-        let about = About::decode(&bytes, &path)?;
-        if (about.id.index, about.id.term) != (index, term) {
-            let found = format!("{} and {}", about.id.index, about.id.term);
-            return Err(SnapshotError::damaged(&path, 48, format!("index {index}, term {term}"), found));
-        }
-        if about.cluster_id != self.cluster_id {
-            let (expected, found) = (self.cluster_id.clone(), about.cluster_id);
-            return Err(SnapshotError::Foreign { file: path, expected, found });
-        }
-        let rdb = self.directory.join(about.file_name());
-        if !self.disk.exists(&rdb) {
-            return Err(SnapshotError::damaged(&rdb, 0, "the file that its sidecar tells of", "no file"));
-        }
-        let file = self.disk.open(&rdb, Mode::Read).map_err(SnapshotError::io("open", &rdb))?;
-        compare(&file, &rdb, about.id)?;
-        Ok(about)
     }
 
     /// The file of a snapshot that is the newest, or was until lately.
@@ -325,7 +316,7 @@ impl Store {
             return Err(SnapshotError::Gone { index: id.index, term: id.term });
         };
         if offset == 0 && !receiving.has_begun() {
-            self.refuse_existing(id.index, id.term)?;
+            self.make_way(id.index, id.term)?;
             self.forget(receiving.path());
         }
         let written = receiving.write(self.disk.as_ref(), offset, bytes);
@@ -351,7 +342,7 @@ impl Store {
 }
 
 /// Calls `work` with the bytes of a file, in order.
-fn each_piece(
+pub(super) fn each_piece(
     file: &FileHandle,
     path: &Path,
     mut work: impl FnMut(&[u8]) -> Result<(), SnapshotError>,
@@ -366,32 +357,6 @@ fn each_piece(
         offset += piece.len() as u64;
     }
     Ok(())
-}
-
-/// Length and checksum.
-fn measure(file: &FileHandle, path: &Path) -> Result<(u64, u32), SnapshotError> {
-    let (mut crc, mut bytes) = (crc32fast::Hasher::new(), 0);
-    each_piece(file, path, |piece| {
-        crc.update(piece);
-        bytes += piece.len() as u64;
-        Ok(())
-    })?;
-    Ok((bytes, crc.finalize()))
-}
-
-fn compare(file: &FileHandle, path: &Path, id: Id) -> Result<(), SnapshotError> {
-    let length = file.length().map_err(SnapshotError::io("find the length of", path))?;
-    if length != id.bytes {
-        let (expected, found) = (format!("a file of {} bytes", id.bytes), format!("{length} bytes"));
-        return Err(SnapshotError::damaged(path, length.min(id.bytes), expected, found));
-    }
-    let (_, crc) = measure(file, path)?;
-    match crc == id.crc {
-        true => Ok(()),
-        false => {
-            Err(SnapshotError::damaged(path, 0, format!("crc {:08x}", id.crc), format!("crc {crc:08x}")))
-        }
-    }
 }
 
 fn is_rdb(file: &FileHandle, path: &Path, length: u64) -> Result<(), SnapshotError> {

@@ -36,6 +36,7 @@ pub type Info = BTreeMap<String, String>;
 
 /// Running nodes, named by their position from 0.
 pub struct Cluster {
+    options: Options,
     nodes: Vec<Server>,
     proxy: Option<Proxy>,
 }
@@ -82,9 +83,24 @@ impl Cluster {
     pub fn start_apart(options: &Options) -> Self {
         let proxy = options.proxied.then(Proxy::default);
         let nodes = (0..options.size).map(|_| Server::spawn(node_setup(options, proxy.as_ref()))).collect();
-        let mut cluster = Self { nodes, proxy };
+        let mut cluster = Self { options: options.clone(), nodes, proxy };
         cluster.nodes.iter_mut().for_each(Server::wait_ready);
         cluster
+    }
+
+    /// Starts one more server, like the others, and leaves it to the caller to make it a member. Returns its position.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn grow(&mut self) -> usize {
+        self.nodes.push(Server::start(node_setup(&self.options, self.proxy.as_ref())));
+        self.nodes.len() - 1
+    }
+
+    /// Starts a killed node again where clients and peers do not expect it: on other ports.
+    pub fn restart_elsewhere(&mut self, node: usize) {
+        self.nodes[node].move_to(super::free_port());
+        self.nodes[node].restart();
     }
 
     /// Waits until every running node knows a leader and counts `size` voters.
@@ -188,7 +204,8 @@ impl Cluster {
         let (node, leader) = infos.iter().find(|(_, info)| {
             let followed_by =
                 infos.iter().filter(|(_, other)| other.get("raft_leader_id") == info.get("raft_node_id"));
-            is_leader(info) && followed_by.count() > self.nodes.len() / 2
+            let voters = info.get("raft_num_voting_nodes").and_then(|count| count.parse::<usize>().ok());
+            is_leader(info) && voters.is_some_and(|voters| followed_by.count() > voters / 2)
         })?;
         assert!(leader.contains_key("raft_node_id"), "INFO raft names no raft_node_id");
         Some(*node)
@@ -216,6 +233,32 @@ impl Cluster {
     /// `kill -9`.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].kill();
+    }
+
+    /// `kill -9`, and waits until every other running member knows that the process is not there.
+    ///
+    /// # Panics
+    /// When they do not notice within 30 s.
+    pub fn kill_noticed(&mut self, node: usize) {
+        let id = format!("id={},", self.id(node));
+        let witnesses: Vec<usize> = self.running().into_iter().filter(|other| *other != node).collect();
+        let line = |cluster: &Self, other: usize| {
+            let info = cluster.try_info(other).ok()?;
+            info.into_values().find(|line| line.starts_with(&id))
+        };
+        let errors = |line: &str| -> u64 {
+            let count = line.split(',').find_map(|field| field.strip_prefix("conn_errors="));
+            count.and_then(|count| count.parse().ok()).unwrap_or(0)
+        };
+        let before: Vec<u64> =
+            witnesses.iter().map(|other| line(self, *other).map_or(0, |line| errors(&line))).collect();
+        self.kill(node);
+        wait_for("the others to notice that a node is gone", CONVERGENCE, || {
+            witnesses.iter().zip(&before).all(|(other, before)| {
+                line(self, *other)
+                    .is_none_or(|line| line.contains("state=disconnected") && errors(&line) > *before)
+            })
+        });
     }
 
     /// Starts a killed node again.

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 pub use client::{Client, Failure};
 pub use group::{parse_info, Cluster, Info, Options};
 pub use hang::Hung;
-pub use ports::free_port;
+pub use ports::{free_port, peer_port};
 pub use proxy::{Fault, Proxy};
 pub use server::{can_mount, module_library, redis_server, Account, Server, Setup};
 pub use watchdog::{serial, Serial};

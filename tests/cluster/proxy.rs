@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -26,6 +26,8 @@ pub enum Fault {
     Stall,
     /// Every byte arrives this much later.
     Delay(Duration),
+    /// Now and then a connection ends, at any byte: one of so many times that something has come to be carried on.
+    Tear { one_of: u64 },
 }
 
 /// How often a stalled or idle connection looks for a change of its fault.
@@ -37,6 +39,10 @@ struct Shared {
     stopped: AtomicBool,
     /// Connections that have said a valid hello, so that a test can assert that its traffic goes through here.
     introduced: AtomicUsize,
+    /// Connections that [`Fault::Tear`] has ended.
+    torn: AtomicUsize,
+    /// What has come to be carried on, counted for [`Fault::Tear`].
+    carried: AtomicU64,
 }
 
 impl Shared {
@@ -46,6 +52,22 @@ impl Shared {
 
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// How much of `length` bytes is carried on before the connection ends; `None`: all, and it goes on.
+    fn torn_after(&self, pair: (u64, u64), length: usize) -> Option<usize> {
+        let Some(Fault::Tear { one_of }) = self.fault(pair) else { return None };
+        // SplitMix64 (Steele et al. 2014).
+        let mut mixed =
+            self.carried.fetch_add(1, Ordering::Relaxed).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        if mixed % one_of != 0 {
+            return None;
+        }
+        self.torn.fetch_add(1, Ordering::Relaxed);
+        Some((mixed >> 32) as usize % length)
     }
 }
 
@@ -95,6 +117,11 @@ impl Proxy {
     /// How many connections have introduced themselves so far.
     pub fn introduced(&self) -> usize {
         self.shared.introduced.load(Ordering::Relaxed)
+    }
+
+    /// How many connections [`Fault::Tear`] has ended so far.
+    pub fn torn(&self) -> usize {
+        self.shared.torn.load(Ordering::Relaxed)
     }
 }
 
@@ -201,7 +228,9 @@ fn read_until_cut(
         match input.read(&mut chunk) {
             Ok(0) => return,
             Ok(length) => {
-                if sender.send((due(shared, pair), chunk[..length].to_vec())).is_err() {
+                let torn_after = shared.torn_after(pair, length);
+                let carried = chunk[..torn_after.unwrap_or(length)].to_vec();
+                if sender.send((due(shared, pair), carried)).is_err() || torn_after.is_some() {
                     return;
                 }
             }

@@ -23,7 +23,8 @@ pub fn redis_server() -> String {
 ///
 /// Cargo builds the library of the package in all its crate types before an integration test, and puts the
 /// shared object into `target/<profile>/deps/`, beside the test executable; the copy one level up is made by
-/// `cargo build` only and may be older. The newer of the two is taken. Examples live in a third directory.
+/// `cargo build` only and may be older. The newer of the two is taken. Examples live in a third directory, binaries
+/// beside the copy.
 ///
 /// # Panics
 /// When there is no module.
@@ -37,10 +38,9 @@ fn find_module() -> PathBuf {
         return fs::canonicalize(&path).unwrap_or_else(|error| panic!("REDISRAFT_SO={path}: {error}"));
     }
     let executable = std::env::current_exe().expect("the test knows its own path");
-    let profile = executable.ancestors().nth(2).expect("the executable lies in target/<profile>/<kind>");
-    let candidates = ["deps", "."].map(|directory| profile.join(directory).join("libredisraft.so"));
-    candidates
-        .into_iter()
+    let above = executable.ancestors().skip(1).take(2);
+    above
+        .flat_map(|profile| ["deps", "."].map(|directory| profile.join(directory).join("libredisraft.so")))
         .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
         .max()
         .map(|(_, path)| path)
@@ -76,6 +76,8 @@ pub struct Setup {
     pub account: Account,
     /// The working directory is a disk of this many megabytes in memory, which ends with the process.
     pub disk_mb: Option<u32>,
+    /// Variables of the process's environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -90,6 +92,7 @@ impl Setup {
             directory: None,
             account: Account::Own,
             disk_mb: None,
+            environment: Vec::new(),
         }
     }
 
@@ -169,6 +172,7 @@ impl Server {
             OpenOptions::new().create(true).append(true).open(&self.log).expect("the log file of a server");
         let mut command = self.command();
         command.args(&self.setup.arguments).current_dir(&self.directory).stdin(Stdio::null());
+        command.envs(self.setup.environment.iter().map(|(name, value)| (name, value)));
         if let Some(arguments) = &self.setup.module {
             command.arg("--loadmodule").arg(self.library()).args(arguments);
         }
@@ -212,9 +216,17 @@ impl Server {
     /// # Panics
     /// When it still runs, or does not answer within 20 s.
     pub fn restart(&mut self) {
+        self.relaunch();
+        self.wait_ready();
+    }
+
+    /// Like [`restart`](Self::restart), without waiting for an answer.
+    ///
+    /// # Panics
+    /// When it still runs, or cannot be started.
+    pub fn relaunch(&mut self) {
         assert!(self.child.is_none(), "the server at {} still runs", self.port());
         self.launch();
-        self.wait_ready();
     }
 
     /// Waits until the server answers (any reply will do: it may be loading).
@@ -320,6 +332,19 @@ impl Server {
     /// The next start uses these arguments of the module.
     pub fn set_module_arguments(&mut self, arguments: Vec<String>) {
         self.setup.module = Some(arguments);
+    }
+
+    /// The next start is on another port, of which clients and peers are told.
+    pub fn move_to(&mut self, port: u16) {
+        let before = self.setup.port.to_string();
+        let now = port.to_string();
+        let module = self.setup.module.iter_mut().flatten();
+        for argument in self.setup.arguments.iter_mut().chain(module) {
+            if *argument == before || argument.starts_with("addr=") {
+                *argument = argument.replace(&before, &now);
+            }
+        }
+        self.setup.port = port;
     }
 
     /// A new connection.

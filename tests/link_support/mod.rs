@@ -12,6 +12,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub fn config() -> LinkConfig {
     LinkConfig {
         peer_listen: vec!["127.0.0.1:0".parse().unwrap()],
+        resolve: redisraft::link::by_the_system,
         connect_timeout: Duration::from_millis(1500),
         reconnect_interval: Duration::from_millis(50),
     }

@@ -5,7 +5,6 @@
 
 mod apply;
 mod files;
-mod lock;
 mod plan;
 
 use std::io::Write;
@@ -16,6 +15,7 @@ use serde::Serialize;
 
 use crate::cli::{RepairArguments, ReportFormat};
 use crate::failure::{Failure, CLEAN, DAMAGE, LOSS};
+use crate::lock;
 use crate::object::SCHEMA;
 use crate::text::{self, file_name, Output};
 use plan::{Action, Assessment};
@@ -30,6 +30,8 @@ struct Report {
     applied: bool,
     /// What was found before.
     damage: Option<String>,
+    /// It is that entries are in neither log nor snapshot.
+    snapshot_gap: bool,
     /// Highest index that can be read.
     last_index: u64,
     /// Of the entries that cannot be read; one behind the last if there is none.
@@ -49,11 +51,13 @@ pub fn run(arguments: &RepairArguments, output: &mut Output) -> Result<u8, Failu
     let _lock = lock::take(directory, !arguments.apply)?;
     let assessment = Assessment::of(directory, arguments.truncate_at)?;
     let actions = assessment.plan(arguments)?;
+    let gap = assessment.gap(directory);
     let mut report = Report {
         schema: SCHEMA,
         type_name: "repair",
         applied: false,
-        damage: assessment.damage(),
+        damage: gap.clone().or_else(|| assessment.damage()),
+        snapshot_gap: gap.is_some(),
         last_index: assessment.last_index,
         first_damaged_index: assessment.first_damaged(),
         actions,
@@ -121,7 +125,7 @@ fn print(arguments: &RepairArguments, report: &Report, output: &mut Output) -> s
         output.styled(text::GOOD, "clean")?;
         writeln!(output, ": there is nothing to repair in {directory}")?;
     }
-    if report.damage.is_some() && arguments.truncate_at.is_none() {
+    if report.damage.is_some() && !report.snapshot_gap && arguments.truncate_at.is_none() {
         writeln!(
             output,
             "the damage cannot be mended without loss. The other nodes have the entries: start this node in its cluster, or \

@@ -11,17 +11,20 @@ use redisraft::log::segment::{
 };
 use redisraft::log::{LogError, ReadRecord, Reader, Rewrite, ScanEnd, Torn};
 use redisraft::node::members::Members;
+use redisraft::snapshot::Depth;
 use serde::Serialize;
 
 use super::files;
 use crate::cli::RepairArguments;
 use crate::failure::Failure;
+use crate::snapshots::{Meeting, Snapshots};
 use crate::source::{Place, HOLE_ADVICE};
 
 /// What was found.
 pub struct Assessment {
     pub reader: Reader,
     pub found: Result<ScanEnd, LogError>,
+    pub snapshots: Snapshots,
     /// Of what can be read, truncations taken into account.
     pub last_index: u64,
     /// Where the last live record of the entry to cut at stands.
@@ -109,7 +112,16 @@ impl Assessment {
             Ok(_) | Err(LogError::Corrupt { .. } | LogError::Foreign { .. }) => {}
             Err(error) => return Err(error.clone().into()),
         }
-        Ok(Assessment { reader, found, last_index, cut_record, end, members })
+        let snapshots = Snapshots::find(directory, reader.meta(), Depth::Length)?;
+        Ok(Assessment { reader, found, snapshots, last_index, cut_record, end, members })
+    }
+
+    /// Why entries are in neither log nor snapshot; no cut mends that.
+    pub fn gap(&self, directory: &Path) -> Option<String> {
+        match self.snapshots.meet(directory, self.reader.meta().base_index, self.last_index) {
+            Meeting::Gap(reason) => Some(reason),
+            _ => None,
+        }
     }
 
     /// The damage that is not made good by writing what is known, if there is any.
@@ -117,7 +129,8 @@ impl Assessment {
         match &self.found {
             Err(error) => Some(error.to_string()),
             Ok(end) => {
-                let holes: Vec<String> = end.holes().map(|hole| format!("{hole}; {HOLE_ADVICE}")).collect();
+                let missing = end.holes().filter(|hole| hole.index > self.snapshots.index());
+                let holes: Vec<String> = missing.map(|hole| format!("{hole}; {HOLE_ADVICE}")).collect();
                 (!holes.is_empty()).then(|| holes.join("\n"))
             }
         }
@@ -125,7 +138,8 @@ impl Assessment {
 
     /// The first entry that cannot be read.
     pub fn first_damaged(&self) -> u64 {
-        let hole = self.found.as_ref().ok().and_then(|end| end.holes().next());
+        let held = self.snapshots.index();
+        let hole = self.found.as_ref().ok().and_then(|end| end.holes().find(|hole| hole.index > held));
         hole.map_or(self.last_index + 1, |hole| hole.index)
     }
 
@@ -176,6 +190,15 @@ impl Assessment {
             return Err(Failure::Usage(format!(
                 "{shown} begins behind entry {}: entry {index} is in a snapshot and cannot be cut",
                 meta.base_index
+            )));
+        }
+        // A cut before the snapshot would not bring its entries out of the dataset; it is of use only where nothing behind
+        // can be read: a start begins the log anew at the snapshot then.
+        let held = self.snapshots.index();
+        if index <= held && held < highest {
+            return Err(Failure::Usage(format!(
+                "{shown}: the snapshot of entry {held} holds entry {index}, and a start uses it: give --truncate-at {} or more",
+                held + 1
             )));
         }
         if index > highest {

@@ -5,8 +5,10 @@ use std::process::{Command, Output};
 use std::sync::mpsc::{channel, Receiver};
 
 use bytes::Bytes;
+use redisraft::log::disk::SystemDisk;
 use redisraft::log::{Entry, HardState, Identity, Kind, Log, Options, Recovery, WriteRequest};
 use redisraft::resp::encode_command;
+use redisraft::snapshot::{Done, Draft, Job, Store};
 use serde_json::Value;
 
 pub const MEMBER: &[u8] =
@@ -242,6 +244,20 @@ impl Writer {
     pub fn replace(&mut self, from: u64, term: u64, payload: &[u8]) {
         let entries = vec![Entry::new(from, term, Kind::Normal, Bytes::copy_from_slice(payload))];
         self.write(WriteRequest { truncate_from: Some(from), entries, ..WriteRequest::default() });
+    }
+
+    /// Keeps a snapshot of entry `index`, and purges the log as far as it can be.
+    pub fn compact(&mut self, directory: &Path, index: u64) {
+        let term = self.log.info(index).map_or(self.log.base().1, |info| info.term);
+        let source = directory.join("server.rdb");
+        std::fs::write(&source, format!("REDIS0010 the dataset of entry {index}")).expect("write");
+        let disk = std::sync::Arc::new(SystemDisk);
+        let (mut store, _) = Store::open(disk, directory, &"c".repeat(32)).expect("open");
+        let draft = Draft { index, term, members: Bytes::from_static(MEMBER), used_ids: vec![5, 7] };
+        match store.run(Job::Keep { source, draft }) {
+            Some(Done::Kept { result: Ok(_) }) => self.log.purge(index),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn standard(mut self) -> Writer {

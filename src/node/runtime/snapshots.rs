@@ -64,10 +64,10 @@ pub(super) struct OnDisk {
 }
 
 /// Opens the snapshots beside a log that was just opened, and makes both fit: an installation that was interrupted
-/// between the snapshot and the log is finished.
+/// between the snapshot and the log is finished, and what the snapshot holds is not missed in the log.
 ///
 /// Errors: what the log begins behind is in no intact snapshot.
-pub(super) fn beside(setup: &Setup, links: &Links, log: Log) -> Result<OnDisk, String> {
+pub(super) fn beside(setup: &Setup, links: &Links, mut log: Log) -> Result<OnDisk, String> {
     let directory = &setup.log_directory;
     let cluster_id = log.identity().cluster_id.clone();
     let (store, opened) =
@@ -107,6 +107,14 @@ pub(super) fn beside(setup: &Setup, links: &Links, log: Log) -> Result<OnDisk, S
     let position = (about.id.index, about.id.term);
     let held = position == base || log.info(about.id.index).is_some_and(|info| info.term == about.id.term);
     if held {
+        // What is damaged and held by the snapshot need not be fetched.
+        if log.holes().first().is_some_and(|hole| hole.index <= about.id.index) {
+            log::warn!(
+                "damaged entries up to entry {} are given up: the snapshot holds them",
+                about.id.index
+            );
+            log.purge(about.id.index);
+        }
         return Ok(OnDisk { log, store, snapshot: Some(about) });
     }
     log::warn!(

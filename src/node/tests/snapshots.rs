@@ -491,6 +491,7 @@ fn a_leader_offers_its_snapshot_until_the_peer_has_it_and_reads_no_more_than_a_w
     driven.acknowledge(2);
     let rdb = b"";
     driven.jobs();
+    driven.node.on_peer_unreachable(&mut driven.world, 3).unwrap();
     driven.done(Done::Kept { result: Ok(about(3, 2, rdb)) });
     let base = driven.node.raft.base();
     assert_eq!(base.index, 3, "nothing is shorter than this dump");
@@ -516,8 +517,180 @@ fn a_leader_offers_its_snapshot_until_the_peer_has_it_and_reads_no_more_than_a_w
     let result = Ok(Bytes::from_static(rdb));
     driven.done(Done::Read { reader: 3, id, offset: 0, result });
     assert!(matches!(driven.transferred(3)[..], [Frame::Part { offset: 0, .. }]));
-    assert_eq!(driven.node.needed_by_peers(), 3, "what follows the snapshot is kept for it");
+    assert_eq!(
+        driven.node.needed_by_peers(driven.world.now_us),
+        3,
+        "what follows the snapshot is kept for it"
+    );
     driven.world.now_us += 11_000_000;
     driven.turn();
-    assert_eq!(driven.node.needed_by_peers(), u64::MAX, "not for ever");
+    assert_eq!(driven.node.needed_by_peers(driven.world.now_us), u64::MAX, "not for ever");
+}
+
+/// The damaged entry `index` is asked for and given by nobody: what was purged there is offered as a snapshot of `by`.
+fn refuse_everywhere(driven: &mut Driven, index: u64, term: u64) {
+    use crate::node::fetch;
+    let wanted = Position { index, term };
+    for _ in 0..3 {
+        driven.turn();
+        for peer in [2, 3] {
+            let frame = fetch::encode(&fetch::Frame::Fetched(wanted, None));
+            let payload = Bytes::from(frame.payloads.concat());
+            driven.node.on_peer_frame(&mut driven.world, peer, frame.kind, &frame.header, &payload).unwrap();
+            driven.turn();
+        }
+    }
+}
+
+#[test]
+fn what_a_peer_that_follows_slowly_needs_is_not_purged_unless_the_log_grows_too_long() {
+    let mut driven = forked_leader();
+    driven.saved(1);
+    driven.persist();
+    driven.acknowledge(2);
+    driven.done(Done::Kept { result: Ok(about(3, 2, b"")) });
+    let bytes = driven.node.settings.log_max_file_bytes;
+    assert!(driven.node.raft.base().index < 3, "node 3 has not acknowledged entry 3 yet");
+    for _ in 0..3 {
+        driven.world.now_us += 400_000;
+        driven.turn();
+        driven.acknowledge(2);
+        driven.acknowledge(3);
+    }
+    assert_eq!(driven.node.raft.base().index, 3);
+    let mut settings = (*driven.node.settings).clone();
+    settings.log_max_file_bytes = 1;
+    driven.node.settings = Arc::new(settings);
+    driven.execute(&["SET c 1", "RAFT.MARK 1 3"]);
+    driven.persist();
+    driven.acknowledge(2);
+    let now_us = driven.world.now_us;
+    assert_eq!(driven.node.needed_by_peers(now_us), driven.node.raft.last().index, "node 3 is left behind");
+    driven.node.settings =
+        Arc::new(Settings { log_max_file_bytes: bytes, ..(*driven.node.settings).clone() });
+    assert!(driven.node.needed_by_peers(now_us) < driven.node.raft.last().index);
+}
+
+#[test]
+fn what_nobody_has_any_more_goes_with_a_snapshot_of_the_own_dataset_that_holds_it() {
+    let mut driven = Driven::fed_follower();
+    driven.world.harm(3);
+    driven.turn();
+    assert!(!driven.fed_text().contains("RAFT.SNAPSHOT"), "the peers are asked first");
+    refuse_everywhere(&mut driven, 3, 2);
+    assert!(driven.fed_text().contains("RAFT.SNAPSHOT"));
+    driven.saved(1);
+    driven.done(Done::Kept { result: Ok(about(3, 2, &[1; 1000])) });
+    assert_eq!(driven.world.purged, 3, "also what would be kept for close followers");
+    assert_eq!(driven.node.raft.base().index, 3);
+    assert!(!driven.world.fed.contains(&Fed::Close), "the dataset is what it was");
+}
+
+/// Holds entries 2 to 6, all committed, but entry 5 cannot be read: Redis was fed what is before it.
+fn stuck_follower() -> Driven {
+    let mut driven = Driven::fed_follower();
+    let entries: Vec<Entry> = (4..=6).map(|index| effects(index, 2, "SET c 1")).collect();
+    driven.append(2, 2, (3, 2), &entries, 3);
+    driven.persist();
+    driven.world.harm(5);
+    driven.turn();
+    driven.append(2, 2, (6, 2), &[], 6);
+    driven.world.now_us += 10_000;
+    driven.turn();
+    assert_eq!(
+        (driven.node.committed, driven.node.dataset_holds(4), driven.node.dataset_holds(5)),
+        (6, true, false)
+    );
+    driven.world.fed.clear();
+    driven
+}
+
+#[test]
+fn what_all_peers_have_purged_comes_as_a_snapshot_and_the_entries_behind_it_stay() {
+    let mut driven = stuck_follower();
+    let rdb = vec![7; 100_000];
+    driven.hand(3, Frame::Offer(Box::new(about(5, 2, &rdb))));
+    assert!(driven.transferred(3).is_empty(), "somebody may have the entry still");
+    refuse_everywhere(&mut driven, 5, 2);
+    driven.hand(3, Frame::Offer(Box::new(about(4, 2, &rdb))));
+    assert!(driven.transferred(3).is_empty(), "that one does not hold it");
+    driven.hand(3, Frame::Offer(Box::new(about(5, 2, &rdb))));
+    assert!(serve(&mut driven, 3, &rdb) > 0);
+    assert!(driven.world.replaced.is_empty(), "acknowledged entries are behind it");
+    assert_eq!(
+        (driven.world.purged, driven.node.raft.base().index, driven.node.raft.last().index),
+        (5, 5, 6)
+    );
+    assert!(driven.world.fed.contains(&Fed::Close), "the dataset is loaded anew");
+    let fed = driven.psync("old", 5);
+    assert!(matches!(fed[..], [Fed::FullResync(_, 0)]), "{fed:?}");
+    read_parts(&mut driven, &rdb);
+    driven.world.now_us += 10_000;
+    driven.turn();
+    assert!(driven.fed_text().ends_with("RAFT.APPLIED\r\n$1\r\n6\r\n"), "and entry 6 behind it");
+}
+
+#[test]
+fn an_entry_that_came_back_makes_the_snapshot_needless() {
+    let mut driven = stuck_follower();
+    refuse_everywhere(&mut driven, 5, 2);
+    driven.hand(3, Frame::Offer(Box::new(about(5, 2, &[1; 100]))));
+    assert!(driven.node.is_installing());
+    driven.world.heal(5);
+    driven.turn();
+    assert!(!driven.node.is_installing());
+    assert!(driven.jobs().iter().any(|job| matches!(job, Job::StopReceiving)));
+}
+
+#[test]
+fn a_peer_that_asks_for_what_was_purged_is_offered_the_snapshot() {
+    let mut driven = restarted(b"REDIS0010");
+    let frame = crate::node::fetch::encode(&crate::node::fetch::Frame::Fetch(Position { index: 4, term: 2 }));
+    driven.node.on_peer_frame(&mut driven.world, 3, frame.kind, &frame.header, &Bytes::new()).unwrap();
+    assert!(matches!(&driven.transferred(3)[..], [Frame::Offer(offered)] if offered.id.index == 5));
+    let frame = crate::node::fetch::encode(&crate::node::fetch::Frame::Fetch(Position { index: 6, term: 1 }));
+    driven.node.on_peer_frame(&mut driven.world, 3, frame.kind, &frame.header, &Bytes::new()).unwrap();
+    assert!(driven.transferred(3).is_empty(), "not purged");
+}
+
+#[test]
+fn a_dump_that_is_older_than_what_is_being_received_does_not_take_its_place() {
+    let mut driven = Driven::fed_follower();
+    driven.compact(false);
+    let rdb = vec![7; 100];
+    driven.hand(2, Frame::Offer(Box::new(about(50, 2, &rdb))));
+    for want in driven.transferred(2) {
+        let Frame::Want { id, offset, .. } = want else { panic!("{want:?}") };
+        driven.hand(2, Frame::Part { id, offset, bytes: Bytes::copy_from_slice(&rdb) });
+    }
+    let parts = driven.jobs();
+    driven.saved(1);
+    assert!(driven.kept_draft().is_none(), "the store is at work on a newer one");
+    driven.world.jobs = parts;
+    write_parts(&mut driven, 100);
+    assert_eq!(driven.node.snapshots.newest_index(), 50);
+    driven.turn();
+    assert!(driven.was_discarded());
+}
+
+#[test]
+fn what_the_local_redis_must_still_be_fed_is_not_purged() {
+    let mut driven = Driven::fed_follower();
+    driven.compact(false);
+    driven.node.on_snapshot_forked(1);
+    // Redis has lost all while its child writes: it is fed from the beginning.
+    driven.node.on_feed_lost();
+    driven.world.unsent = 1 << 30;
+    driven.psync("?", 0);
+    driven.saved(1);
+    assert!(driven.kept_draft().is_some());
+    driven.done(Done::Kept { result: Ok(about(3, 2, b"")) });
+    assert_eq!(driven.node.raft.base().index, 0);
+    driven.world.unsent = 0;
+    driven.world.now_us += 10_000;
+    driven.turn();
+    assert!(driven.fed_text().contains("RAFT.APPLIED\r\n$1\r\n3\r\n"));
+    driven.world.now_us += 1_000_000;
+    driven.turn();
+    assert_eq!(driven.node.raft.base().index, 3, "now it is");
 }

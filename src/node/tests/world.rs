@@ -106,6 +106,12 @@ impl PaperWorld {
         self.damage.repaired += (before - self.damaged.len()) as u64;
     }
 
+    /// The record can be read after all.
+    pub fn heal(&mut self, index: u64) {
+        self.damaged.remove(&index);
+        self.damage.repaired += 1;
+    }
+
     /// Index of the last entry of the log.
     pub fn last_index(&self) -> u64 {
         self.begins_behind + self.entries.len() as u64
@@ -206,6 +212,7 @@ impl World for PaperWorld {
 
     fn purge(&mut self, through: u64) -> u64 {
         self.purged = self.purged.max(through);
+        self.damaged = self.damaged.split_off(&(through + 1));
         self.purged
     }
 

@@ -40,6 +40,24 @@ pub enum Operation {
         value: u64,
         count: Option<u64>,
     },
+    /// `SET NX`: a lock is taken. A register that is a lock is only read, taken and given back.
+    SetIfAbsent {
+        value: u64,
+        taken: Option<bool>,
+    },
+    /// The lock is given back, if it still has this value.
+    DeleteIfEqual {
+        value: u64,
+        removed: Option<bool>,
+    },
+    /// A value that was not in the set before.
+    AddMember {
+        value: u64,
+    },
+    /// All members of the set, in any order.
+    ReadMembers {
+        members: Vec<u64>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -59,7 +77,8 @@ pub struct History {
 }
 
 impl History {
-    fn add(&mut self, bundle: u32, event: Event) {
+    /// Notes one event; answered and unknown ones are counted.
+    pub fn add(&mut self, bundle: u32, event: Event) {
         *if event.answered_us.is_some() { &mut self.answered } else { &mut self.unknown } += 1;
         self.bundles.entry(bundle).or_default().push(event);
     }

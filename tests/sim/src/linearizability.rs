@@ -23,10 +23,18 @@ struct State {
     length: u64,
     /// Of the list's elements, in order.
     list: u64,
+    size: u64,
+    /// Of the set's members, in any order.
+    members: u64,
 }
 
 fn push(list: u64, value: u64) -> u64 {
     (list ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23) ^ 0x51
+}
+
+/// A set with one member more.
+fn join(members: u64, value: u64) -> u64 {
+    members.wrapping_add(push(0x5e7, value))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +81,27 @@ impl Operation {
             Operation::WriteAll { value, count } => {
                 let counter = state.counter + 1;
                 let list = push(state.list, *value);
-                let after = State { register: Some(*value), counter, length: state.length + 1, list };
+                let length = state.length + 1;
+                let after = State { register: Some(*value), counter, length, list, ..state };
                 fits(*count, counter).then_some(after)
+            }
+            Operation::SetIfAbsent { value, taken } => match (taken, state.register) {
+                (Some(false), Some(_)) => Some(state),
+                (Some(true) | None, None) => Some(State { register: Some(*value), ..state }),
+                _ => None,
+            },
+            Operation::DeleteIfEqual { value, removed } => match (removed, state.register == Some(*value)) {
+                (Some(false), false) => Some(state),
+                (Some(true) | None, true) => Some(State { register: None, ..state }),
+                _ => None,
+            },
+            Operation::AddMember { value } => {
+                Some(State { size: state.size + 1, members: join(state.members, *value), ..state })
+            }
+            Operation::ReadMembers { members } => {
+                let same = members.len() as u64 == state.size
+                    && members.iter().fold(0, |hash, value| join(hash, *value)) == state.members;
+                same.then_some(state)
             }
         }
     }
@@ -140,6 +167,8 @@ impl Puzzle {
                 }
                 (None, Operation::CompareAndSet { .. }) => puzzle.unseen.push(event.sent_us),
                 (None, Operation::Append { .. } | Operation::WriteAll { .. }) if !later => {}
+                // No reply but that of a look at the whole set depends on it.
+                (None, Operation::AddMember { .. }) => {}
                 (None, _) => puzzle.events.push((event.sent_us, u64::MAX, event.operation.clone())),
             }
         }
@@ -160,10 +189,12 @@ impl Puzzle {
             if done & (1 << i) != 0 || self.certain & (1 << i) == 0 {
                 return false;
             }
-            let (register, counter, length) = self.events[i].2.needs();
+            let needs = self.events[i].2.needs();
             let past = |needs: Option<u64>, is: u64| needs.is_some_and(|needs| needs < is);
-            let gone = left && register.is_some() && register == before.register;
-            gone || past(counter, state.counter) || past(length, state.length)
+            let gone = left && needs.register.is_some() && needs.register == before.register;
+            gone || past(needs.counter, state.counter)
+                || past(needs.length, state.length)
+                || past(needs.size, state.size)
         })
     }
 
@@ -219,27 +250,49 @@ fn seen(history: &[Event]) -> BTreeMap<u64, u64> {
                 register.iter().chain(list).copied().for_each(&mut see);
             }
             Operation::CompareAndSet { expected, .. } => expected.iter().copied().for_each(&mut see),
+            Operation::DeleteIfEqual { value, removed: Some(true) } => see(*value),
+            Operation::ReadMembers { members } => members.iter().copied().for_each(&mut see),
             _ => {}
         }
     }
     seen
 }
 
+/// What an operation must find, where it must find one thing.
+#[derive(Default)]
+struct Needs {
+    register: Option<u64>,
+    counter: Option<u64>,
+    length: Option<u64>,
+    size: Option<u64>,
+}
+
 impl Operation {
-    /// Value of the register, counter and length of the list that it must find, where it must find one.
-    fn needs(&self) -> (Option<u64>, Option<u64>, Option<u64>) {
+    fn needs(&self) -> Needs {
+        let nothing = Needs::default();
         match self {
-            Operation::ReadRegister { found } => (*found, None, None),
-            Operation::CompareAndSet { expected, .. } => (*expected, None, None),
-            Operation::Increment { count } => (None, count.map(|count| count - 1), None),
-            Operation::Append { length, .. } => (None, None, length.map(|length| length - 1)),
-            Operation::ReadAll { register, counter, list } => {
-                (*register, Some(*counter), Some(list.len() as u64))
+            Operation::ReadRegister { found } => Needs { register: *found, ..nothing },
+            Operation::CompareAndSet { expected, .. } => Needs { register: *expected, ..nothing },
+            Operation::Increment { count } | Operation::WriteAll { count, .. } => {
+                Needs { counter: count.map(|count| count - 1), ..nothing }
             }
-            Operation::WriteAll { count, .. } => (None, count.map(|count| count - 1), None),
+            Operation::Append { length, .. } => Needs { length: length.map(|length| length - 1), ..nothing },
+            Operation::ReadAll { register, counter, list } => Needs {
+                register: *register,
+                counter: Some(*counter),
+                length: Some(list.len() as u64),
+                ..nothing
+            },
+            Operation::DeleteIfEqual { value, removed: Some(true) } => {
+                Needs { register: Some(*value), ..nothing }
+            }
+            Operation::ReadMembers { members } => Needs { size: Some(members.len() as u64), ..nothing },
             Operation::SetRegister { .. }
             | Operation::DeleteRegister { .. }
-            | Operation::ExpireRegister { .. } => (None, None, None),
+            | Operation::ExpireRegister { .. }
+            | Operation::SetIfAbsent { .. }
+            | Operation::DeleteIfEqual { .. }
+            | Operation::AddMember { .. } => nothing,
         }
     }
 
@@ -249,7 +302,9 @@ impl Operation {
             Operation::SetRegister { value }
             | Operation::CompareAndSet { value, .. }
             | Operation::Append { value, .. }
-            | Operation::WriteAll { value, .. } => Some(*value),
+            | Operation::WriteAll { value, .. }
+            | Operation::SetIfAbsent { value, .. }
+            | Operation::AddMember { value } => Some(*value),
             _ => None,
         }
     }
@@ -361,6 +416,46 @@ mod tests {
         let counted = [at(1, 0, unseen), at(2, 3, count(Some(2))), at(4, 5, all(7, 2, &[]))];
         assert_eq!(judge(&counted[..2]), Verdict::Linearizable, "its value may be there");
         assert_eq!(judge(&counted), Verdict::Impossible, "it would be in the list");
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_and_only_its_holder_gives_it_back() {
+        let take = |value, taken| Operation::SetIfAbsent { value, taken };
+        let give = |value, removed| Operation::DeleteIfEqual { value, removed };
+        let fine = [
+            at(1, 2, take(7, Some(true))),
+            at(3, 4, take(8, Some(false))),
+            at(5, 6, give(8, Some(false))),
+            at(7, 8, give(7, Some(true))),
+            at(9, 10, take(9, Some(true))),
+        ];
+        assert_eq!(judge(&fine), Verdict::Linearizable);
+        let two_holders = [at(1, 2, take(7, Some(true))), at(3, 4, take(8, Some(true)))];
+        assert_eq!(judge(&two_holders), Verdict::Impossible);
+        let never_held = [at(1, 2, take(8, Some(false)))];
+        assert_eq!(judge(&never_held), Verdict::Impossible);
+        let unknown =
+            [at(1, 0, take(7, None)), at(3, 4, take(8, Some(false))), at(5, 6, give(7, Some(true)))];
+        assert_eq!(judge(&unknown), Verdict::Linearizable, "it was taken");
+        let given_late = [fine[0].clone(), at(3, 0, give(7, None)), at(5, 6, take(8, Some(true)))];
+        assert_eq!(judge(&given_late), Verdict::Linearizable, "it was given back");
+        let lost = [fine[0].clone(), at(3, 4, read(0))];
+        assert_eq!(judge(&lost), Verdict::Impossible);
+    }
+
+    #[test]
+    fn a_set_keeps_what_was_added() {
+        let add = |value| Operation::AddMember { value };
+        let all = |members: &[u64]| Operation::ReadMembers { members: members.to_vec() };
+        let fine = [at(1, 2, add(7)), at(1, 4, add(8)), at(3, 5, all(&[7])), at(6, 7, all(&[8, 7]))];
+        assert_eq!(judge(&fine), Verdict::Linearizable);
+        assert_eq!(judge(&[at(1, 2, add(7)), at(3, 4, all(&[]))]), Verdict::Impossible);
+        assert_eq!(
+            judge(&[at(1, 0, add(7)), at(3, 4, all(&[])), at(5, 6, all(&[7]))]),
+            Verdict::Linearizable
+        );
+        assert_eq!(judge(&[at(1, 0, add(7)), at(3, 4, all(&[7])), at(5, 6, all(&[]))]), Verdict::Impossible);
+        assert_eq!(judge(&[at(1, 2, all(&[9]))]), Verdict::Impossible);
     }
 
     #[test]

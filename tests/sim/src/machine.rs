@@ -108,7 +108,7 @@ impl Machine {
     }
 
     fn options(plan: &Plan) -> Options {
-        Options { segment_bytes: plan.segment_bytes, fsync: true, direct_io: plan.direct_io }
+        Options { segment_bytes: plan.segment_bytes, direct_io: plan.direct_io, ..Options::default() }
     }
 
     fn member(&self) -> Member {

@@ -1,4 +1,4 @@
-//! The lock of a log, for the one command that writes.
+//! The lock of a log, for the commands that write.
 
 use std::fs::File;
 use std::path::Path;
