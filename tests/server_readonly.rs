@@ -15,10 +15,16 @@ fn readonly(cluster: &Cluster, node: usize) -> Connection {
     connection
 }
 
+/// Three nodes whose leader stays the same, however busy the machine is.
+fn steady() -> Cluster {
+    let module_arguments = vec!["election-timeout=10000".to_owned(), "leader-wait-ms=30000".to_owned()];
+    Cluster::start_with(&Options { module_arguments, ..Options::default() })
+}
+
 #[test]
 fn a_follower_answers_reads_of_connections_that_asked_for_it() {
     let _serial = serial(seconds(120));
-    let mut cluster = Cluster::start(3);
+    let mut cluster = steady();
     let mut client = cluster.client();
     client.run("SET k value");
     client.run("RPUSH l a b");
@@ -79,7 +85,7 @@ fn readonly_again(connection: &mut Connection) -> String {
 #[test]
 fn rights_are_those_of_the_user_also_inside_of_scripts() {
     let _serial = serial(seconds(120));
-    let mut cluster = Cluster::start(3);
+    let mut cluster = steady();
     let follower = cluster.follower();
     cluster.client().run("SET open 1");
     cluster.client().run("SET closed 1");
@@ -226,7 +232,8 @@ fn followers_never_say_less_than_anybody_was_told() {
         }
         watch.wait_for_more(300);
         let leader = cluster.leader();
-        cluster.connect(leader).run("RAFT.TRANSFER_LEADER");
+        // It may fail on a busy machine; what clients see counts.
+        let _ = cluster.connect(leader).call(&["RAFT.TRANSFER_LEADER"]);
         watch.wait_for_more(300);
         let leader = cluster.leader();
         cluster.kill(leader);
@@ -278,7 +285,7 @@ fn nodes_that_are_cut_off_answer_nothing_old() {
 #[test]
 fn a_key_is_there_until_the_leader_has_said_that_it_is_gone() {
     let _serial = serial(seconds(240));
-    let mut cluster = Cluster::start(3);
+    let mut cluster = steady();
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let mut reader = readonly(&cluster, follower);
     let mut tested = 0;
@@ -316,10 +323,12 @@ fn a_connection_outlives_a_change_of_roles() {
     let follower = cluster.follower();
     let mut connection = readonly(&cluster, follower);
     assert_eq!(connection.run("GET k").text(), "value");
-    let leader = cluster.leader();
-    let target = cluster.id(follower);
-    cluster.connect(leader).run(&format!("RAFT.TRANSFER_LEADER {target}"));
-    wait_for("the follower to lead", seconds(60), || cluster.find_leader() == Some(follower));
+    let target = cluster.id(follower).to_string();
+    wait_for("the follower to lead", seconds(60), || {
+        let leader = cluster.leader();
+        let _ = cluster.connect(leader).call(&["RAFT.TRANSFER_LEADER", &target]);
+        cluster.find_leader() == Some(follower)
+    });
     wait_for("an answer of the new leader", seconds(30), || connection.run("GET k").text() == "value");
     assert!(connection.run("SET k other").is_ok());
     assert_eq!(connection.run("GET k").text(), "other");
