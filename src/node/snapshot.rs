@@ -24,7 +24,7 @@ use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::snapshot::{About, Done, Draft, Job, SnapshotError};
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Pause after a snapshot that failed: the first, and the longest after several.
 const RETRY_PAUSE_US: u64 = 1_000_000;
@@ -281,6 +281,11 @@ impl Node {
             Some(making) => making.file = Some(file),
             None => world.snapshot(Job::Discard { file }),
         }
+    }
+
+    /// Whether a dump has the name that this node gives to its own.
+    pub fn is_own_dump(&self, file: &Path) -> bool {
+        file.file_name().is_some_and(|name| *name == *dump_name(&self.cluster_id, self.id))
     }
 
     pub fn on_snapshot_failed<W: World>(&mut self, world: &mut W, attempt: u64, reason: &str) {

@@ -320,7 +320,7 @@ fn start(
         shutdown: Default::default(),
         pause_due: Cell::new(false),
         follow_due: Cell::new(false),
-        last_member_client: Cell::new(0),
+        retired: Cell::new(None),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });

@@ -111,6 +111,20 @@ fn a_followers_dump_is_that_of_the_last_entry_that_was_fed() {
     assert!(driven.fed_text().contains("RAFT.SNAPSHOT\r\n$1\r\n2\r\n"), "entry 4 is news");
 }
 
+/// Who joins while the dump is written is no member in it, and must not be taken for one that was removed.
+#[test]
+fn a_dump_names_the_members_and_ids_of_its_entry_and_none_of_later() {
+    let mut driven = Driven::fed_follower();
+    driven.compact(true);
+    let joined = super::membership_entry(4, 2, &members(&[1, 2, 3, 9]));
+    driven.append(2, 2, (3, 2), &[joined], 4);
+    driven.persist();
+    driven.saved(1);
+    let draft = driven.kept_draft().expect("kept at once: its entry is committed");
+    assert_eq!((draft.index, draft.members), (3, Bytes::from(members(&[1, 2, 3]).encode())));
+    assert_eq!(draft.used_ids, [1, 2, 3]);
+}
+
 #[test]
 fn nothing_new_is_no_new_snapshot() {
     let mut driven = Driven::fed_follower();
