@@ -51,6 +51,12 @@ pub enum ToRaft {
         address: String,
         peer_address: String,
     },
+    /// The same of one whose log is in memory; it is given an id.
+    AddInMemory {
+        ticket: Ticket,
+        address: String,
+        peer_address: String,
+    },
     /// A member is to go.
     RemoveNode {
         ticket: Ticket,

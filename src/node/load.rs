@@ -112,7 +112,14 @@ impl Node {
         if loading.reader != reader {
             return Ok(()); // for a load that was broken off
         }
-        let bytes = result?;
+        let bytes = match result {
+            // A newer one took its place before anything was read of it: Redis is given that one.
+            Err(SnapshotError::Gone { .. }) => {
+                self.load_anew(world);
+                return Ok(());
+            }
+            result => result?,
+        };
         assert_eq!(offset, loading.sent, "parts are read in order");
         loading.sent += bytes.len() as u64;
         loading.crc.update(&bytes);

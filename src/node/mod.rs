@@ -78,6 +78,7 @@ use removal::Leaving;
 use report::Reports;
 use settings::Settings;
 use snapshot::Snapshots;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use watchdog::Watchdog;
@@ -107,7 +108,7 @@ pub trait World {
     /// Puts a lost entry back: it can be read at once, and leaves `holes` when it is durable. False: nothing is
     /// lost there any more. An error: it is another entry than the one that was lost.
     fn fill(&mut self, entry: Entry) -> Result<bool, LogError>;
-    /// Gives entries up to `through` up; says up to where it has.
+    /// Gives entries up to `through` up, at least so many that no hole is left there; says up to where it has.
     fn purge(&mut self, through: u64) -> u64;
     /// Waits until all writes are durable; the last one's id. Rare: the log is about to be replaced.
     fn settle_log(&mut self) -> Result<WriteId, LogError>;
@@ -221,6 +222,8 @@ pub struct Node {
     follower_reads: FollowerReads,
     changes: Changes,
     callers: Callers,
+    /// Members that a joiner was told of, and that its log does not know yet, with their addresses for peers.
+    told: BTreeMap<NodeId, String>,
     partings: Partings,
     leaving: Option<Leaving>,
     handover: Handover,
@@ -229,7 +232,7 @@ pub struct Node {
     healing: Healing,
     snapshots: Snapshots,
     transfers: Transfers,
-    /// The last write handed to the disk.
+    /// The last write handed to the log, as it is since it began; 0: none.
     last_write: WriteId,
     /// Snapshots given to the local Redis so far, in this process.
     loads: u64,
@@ -272,6 +275,7 @@ impl Node {
             follower_reads: FollowerReads::new(start.seed),
             changes: Changes::default(),
             callers: Callers::default(),
+            told: BTreeMap::new(),
             partings: Partings::default(),
             leaving: None,
             handover: Handover::default(),
@@ -313,6 +317,8 @@ impl Node {
 
     /// What a joiner was told of the members; in force until the log says more.
     pub fn set_known_members<W: World>(&mut self, world: &mut W, members: Members) {
+        let address = |(id, member): (&NodeId, &members::Member)| (*id, member.peer_address.clone());
+        self.told = members.0.iter().map(address).collect();
         self.member_history[0].1 = members;
         self.dial(world);
     }

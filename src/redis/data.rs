@@ -33,6 +33,9 @@ pub fn run(ctx: Context, words: &[Text], patience: wait::Patience) -> c_int {
         return ffi::wrong_arity(ctx);
     }
     let state = main_thread::get();
+    if state.transactions.is_closing(ffi::client_id(ctx)) {
+        return ffi::reply_error(ctx, NO_LEADER); // nobody reads it
+    }
     let command = &words[1..];
     let second = command.get(1).map(|word| ffi::bytes(*word));
     let class = state.table.borrow().classify(ffi::bytes(command[0]), second, command.len());

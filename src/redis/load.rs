@@ -12,6 +12,8 @@ use super::{
     symbols, topology, transfer,
 };
 use crate::link::{LinkConfig, Links};
+use crate::log::disk::{Disk, SystemDisk};
+use crate::log::memory::MemoryDisk;
 use crate::node::address::HostPort;
 use crate::node::bridge::{Bridge, ToMain, ToRaft};
 use crate::node::runtime::{find_log, Found, Runtime, Setup};
@@ -72,7 +74,9 @@ fn load(ctx: Context, words: &[Text]) -> Result<(), String> {
         reconnect_interval: Duration::from_millis(settings.reconnect_interval_ms),
     })
     .map_err(|error| error.to_string())?;
-    check_directory(&setup.log_directory)?;
+    if settings.persist {
+        check_directory(&setup.log_directory)?;
+    }
     let found = find_log(&setup, &links)?;
     let table = command_table(ctx, &settings)?;
     register_commands(ctx)?;
@@ -94,9 +98,14 @@ fn setup(ctx: Context, settings: &Arc<Settings>) -> Result<Setup, String> {
     let directory = std::env::current_dir()
         .map_err(|error| format!("cannot find the server's working directory: {error}"))?
         .join(&settings.log_filename);
+    let disk: Arc<dyn Disk> = match settings.persist {
+        true => Arc::new(SystemDisk),
+        false => Arc::new(MemoryDisk::new(&directory)),
+    };
     Ok(Setup {
         settings: settings.clone(),
         log_directory: directory,
+        disk,
         address,
         peer_address,
         server: server_address(ctx, port)?,

@@ -42,6 +42,7 @@ fn members(voters: &[NodeId]) -> Members {
         voting: true,
         address: format!("host:{}", 5000 + id),
         peer_address: format!("host:{}", 15000 + id),
+        in_memory: false,
     };
     Members(voters.iter().map(|id| (*id, member(id))).collect::<BTreeMap<_, _>>())
 }
