@@ -10,11 +10,13 @@ mod world;
 
 use super::bridge::{Answer, Bridge, Ticket, ToRaft};
 use super::settings::Settings;
+pub use super::snapshot::dump_name;
 use super::status::{LogStatus, State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::disk::Disk;
 use crate::log::Log;
+pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
 pub use start::{check, read_back};
 use start::{Founding, JoinResult};
@@ -55,7 +57,7 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
     }
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
-        let on_disk = snapshots::beside(setup, links, log)?;
+        let on_disk = snapshots::open_beside(setup, links, log).map_err(|error| error.to_string())?;
         let OnDisk { log, snapshot, .. } = &on_disk;
         start::check(&setup.log_directory, log, snapshot.as_ref(), &log.holes())
             .map_err(|error| error.to_string())?;

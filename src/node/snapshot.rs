@@ -38,7 +38,7 @@ const ENTRY_OVERHEAD_BYTES: u64 = 40;
 const KEPT_PART: u64 = 8;
 
 /// Name of a dump in the server's directory, which several servers may share.
-pub(super) fn dump_name(cluster_id: &str, id: NodeId) -> String {
+pub fn dump_name(cluster_id: &str, id: NodeId) -> String {
     format!("raft-{cluster_id}-{id}.rdb")
 }
 

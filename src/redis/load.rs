@@ -8,8 +8,8 @@ use super::info::Build;
 use super::main_thread::{self, MainThread, Words};
 use super::options::Arguments;
 use super::{
-    admin, configs, data, filter, logger, roles, settings, shutdown, signals, snapshot, symbols, topology,
-    transfer,
+    admin, configs, data, filter, follower_reads, logger, roles, settings, shutdown, signals, snapshot,
+    symbols, topology, transfer,
 };
 use crate::link::{LinkConfig, Links};
 use crate::log::disk::{Disk, SystemDisk};
@@ -230,6 +230,7 @@ fn register_commands(ctx: Context) -> Result<(), String> {
     ffi::create_command(ctx, c"RAFT.TOPOLOGY", topology::topology_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.DENIED", topology::denied_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.APPLIED", roles::applied_command, anytime)?;
+    ffi::create_command(ctx, c"RAFT.READ", follower_reads::read_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.MARK", roles::mark_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.SNAPSHOT", snapshot::snapshot_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.CLUSTER", admin::cluster_command, admin_flags)?;
@@ -292,6 +293,7 @@ fn start(
         access: Access::new(),
         table: RefCell::new(table),
         waiters: Default::default(),
+        follower_reads: Default::default(),
         transactions: Default::default(),
         blocked: Default::default(),
         tickets: Default::default(),

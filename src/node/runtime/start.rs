@@ -163,7 +163,7 @@ fn waking(waker: Arc<Waker>) -> Box<dyn Fn() + Send + Sync> {
 impl Runtime {
     /// Starts a node on a log that was just made.
     fn start_new_node(&mut self, log: Log) -> Result<(), Fatal> {
-        let on_disk = snapshots::beside(&self.setup, &self.world.links, log).map_err(Fatal::Start)?;
+        let on_disk = snapshots::open_beside(&self.setup, &self.world.links, log)?;
         self.start_node(on_disk)?;
         let port = self.world.links.feed_port();
         self.world.bridge.tell_main(ToMain::Follow { port });

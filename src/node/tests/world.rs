@@ -224,6 +224,7 @@ impl World for PaperWorld {
     fn replace_log(&mut self, base: Position) -> Result<(), LogError> {
         self.entries.clear();
         self.begins_behind = base.index;
+        self.submitted = 0;
         self.replaced.push(base);
         Ok(())
     }
