@@ -10,13 +10,13 @@ mod world;
 
 use super::bridge::{Answer, Bridge, Ticket, ToRaft};
 use super::settings::Settings;
+pub use super::snapshot::dump_name;
 use super::status::{LogStatus, State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::Log;
 pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
-pub use super::snapshot::dump_name;
 pub use start::{check, read_back};
 use start::{Founding, JoinResult};
 use std::path::PathBuf;

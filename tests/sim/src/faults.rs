@@ -260,7 +260,8 @@ impl Simulation {
     /// `RAFT.DEBUG COMPACT`.
     fn compact(&mut self, host: Host) {
         let wait = self.faults.chance(500);
-        let Some(process) = self.machines[host].process.as_mut().filter(|process| process.node.is_some()) else {
+        let Some(process) = self.machines[host].process.as_mut().filter(|process| process.node.is_some())
+        else {
             return;
         };
         coverage::mark("snapshot asked for");

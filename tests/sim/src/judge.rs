@@ -92,7 +92,9 @@ impl Judge {
             coverage::mark("leader changed");
         }
         let before = node.raft().base().index as usize;
-        for (at, decided) in self.decided.iter().enumerate().skip(before).filter(|(_, decided)| decided.term < term) {
+        for (at, decided) in
+            self.decided.iter().enumerate().skip(before).filter(|(_, decided)| decided.term < term)
+        {
             let held = node.raft().term_at(at as Index + 1);
             assert_eq!(
                 held,

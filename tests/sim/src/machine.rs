@@ -14,13 +14,13 @@ use crate::store::{Promise, Store, DIRECTORY};
 use crate::world::SimWorld;
 use bytes::Bytes;
 use redisraft::consensus::NodeId;
-use redisraft::node::runtime;
-use redisraft::snapshot::{About, SnapshotError};
 use redisraft::log::{Entry, HardState, Identity, Kind, LogError, Options, Recovery, WriteRequest};
 use redisraft::node::bridge::Ticket;
 use redisraft::node::members::{Member, Members};
+use redisraft::node::runtime;
 use redisraft::node::settings::Settings;
 use redisraft::node::Fatal;
+use redisraft::snapshot::{About, SnapshotError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -199,7 +199,10 @@ impl Machine {
     fn keeps_promises(&self, store: &Store, snapshot: Option<&About>) -> Result<(), String> {
         let index = snapshot.map_or(0, |about| about.id.index);
         if index < self.snapshot_index {
-            return Err(format!("the snapshot of entry {} was durable, {index} came back", self.snapshot_index));
+            return Err(format!(
+                "the snapshot of entry {} was durable, {index} came back",
+                self.snapshot_index
+            ));
         }
         self.promise.as_ref().map_or(Ok(()), |promise| store.keeps(promise))
     }

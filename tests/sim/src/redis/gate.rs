@@ -140,8 +140,11 @@ impl Gate {
 
 /// Sequence 0: no batch ends here. `forked`: the server has just forked for this attempt of a snapshot.
 fn mark(stream: &mut Stream, epoch: Epoch, sequence: u64, forked: Option<u64>) {
-    let numbers: Vec<String> =
-        [Some(epoch), Some(sequence), forked].into_iter().flatten().map(|number| number.to_string()).collect();
+    let numbers: Vec<String> = [Some(epoch), Some(sequence), forked]
+        .into_iter()
+        .flatten()
+        .map(|number| number.to_string())
+        .collect();
     let mut words: Vec<&[u8]> = vec![b"RAFT.MARK"];
     words.extend(numbers.iter().map(|number| number.as_bytes()));
     stream.propagate(0, &words);

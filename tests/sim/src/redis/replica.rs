@@ -114,7 +114,8 @@ impl Replica {
                 assert!(on.dataset.is_empty(), "a full resync goes into an emptied dataset");
                 *on.has_history = false;
                 on.saver.kill();
-                self.loading = Some(Loading { bytes: Vec::new(), length: rdb_bytes as usize, replid, offset });
+                self.loading =
+                    Some(Loading { bytes: Vec::new(), length: rdb_bytes as usize, replid, offset });
             }
             Some(FeedItem::Bytes(mut bytes)) => {
                 assert!(matches!(self.link, Link::Up { .. }), "stream bytes before the PSYNC was answered");
