@@ -159,9 +159,13 @@ impl Node {
         let Some(leaving) = &mut self.leaving else { return };
         leaving.begun = true; // however it came about
         let due = leaving.ask_again_us.is_none_or(|at| now_us >= at);
-        if let Some(leader) = self.raft.leader().filter(|_| due) {
-            leaving.ask_again_us = Some(now_us + self.settings.request_timeout_ms * 1000);
-            world.send(leader, encode(&Notice::Leave));
+        match self.raft.leader() {
+            Some(leader) if due => {
+                leaving.ask_again_us = Some(now_us + self.settings.request_timeout_ms * 1000);
+                world.send(leader, encode(&Notice::Leave));
+            }
+            Some(_) => {}
+            None => leaving.ask_again_us = None, // as soon as there is one
         }
     }
 

@@ -296,3 +296,21 @@ fn a_member_that_moved_is_dialled_there_and_the_leader_puts_it_into_the_log() {
     notice(&mut leader, 3, &here(15002));
     assert_eq!(leader.world.last_index(), 3, "that is node 2's");
 }
+
+#[test]
+fn who_wants_to_leave_waits_for_a_leader_without_turning_in_a_loop() {
+    let mut driven = Driven::leader_of_three();
+    driven.node.on_remove_node(&mut driven.world, 77, OWN);
+    driven.turn();
+    driven.depose();
+    driven.persist();
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave));
+    for _ in 0..3 {
+        driven.world.now_us += 800_000; // nobody is heard of: `turn` asserts that nothing is due
+        driven.turn();
+    }
+    assert_eq!(driven.node.raft.leader(), None);
+    assert_eq!(notices(&mut driven, 2), []);
+    driven.append(2, 9, (2, 2), &[], 2);
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave), "it asks the next one at once");
+}

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 type Fault = fn(&mut Simulation, Host);
 
-fn table(weights: &Weights) -> [(u64, Fault); 20] {
+fn table(weights: &Weights) -> [(u64, Fault); 21] {
     [
         (weights.crash, |simulation, host| simulation.crash(host)),
         (weights.crash_inside, Simulation::crash_inside),
@@ -35,6 +35,7 @@ fn table(weights: &Weights) -> [(u64, Fault); 20] {
         (weights.transfer, Simulation::transfer),
         (weights.compact, Simulation::compact),
         (weights.refuse_fork, Simulation::refuse_fork),
+        (weights.remove, Simulation::remove_nodes),
     ]
 }
 
