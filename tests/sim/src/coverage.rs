@@ -81,6 +81,7 @@ pub const EXPECTED: &[&str] = &[
     "process paused",
     "promotion refused",
     "read fails",
+    "read under a lease",
     "refused request sent again",
     "removal refused",
     "settings changed",

@@ -155,6 +155,8 @@ impl Simulation {
         let now_us = self.now_us();
         let machine = &mut self.machines[host];
         match self.faults.below(3) {
+            // A lease stands on clocks that are not off by more than a tenth.
+            1 if self.plan.read_lease => {}
             0 => machine.clock.set_rate(now_us, self.faults.between(900_000, 1_100_000)),
             1 => machine.clock.jump(now_us, self.faults.below(3_000_000)),
             _ => machine.wall_skew_ms = self.faults.below(10_000),

@@ -77,6 +77,7 @@ fn settings(plan: &Plan, id: NodeId) -> Settings {
         append_req_max_count: plan.max_inflight,
         append_req_max_bytes: plan.max_message_bytes,
         log_max_file_bytes: plan.log_max_file_bytes,
+        read_lease: plan.read_lease,
         snapshot_req_max_count: plan.snapshot_parts,
         snapshot_req_max_bytes: plan.snapshot_part_bytes,
         ..Settings::default()

@@ -80,6 +80,8 @@ pub struct Plan {
     /// Of a thousand registers written, so many expire.
     pub expiring_per_mille: u64,
     pub drift_ppm: u64,
+    /// Reads are answered under a lease; no clock jumps then.
+    pub read_lease: bool,
     /// Of a thousand starts, so many are under another address.
     pub moving_per_mille: u64,
 }
@@ -115,6 +117,7 @@ impl Plan {
             expiring_per_mille: *random.pick(&[0, 0, 100, 400]),
             drift_ppm: *random.pick(&[0, 0, 10_000, 100_000]),
             moving_per_mille: *random.pick(&[0, 0, 0, 100]),
+            read_lease: random.chance(300),
         };
         if plan.weights.damage > 0 || plan.founders == 1 {
             plan.weights.remove = 0;
