@@ -121,7 +121,7 @@ pub fn seeds() -> Seeds {
     let append = {
         let entries = [entry(9, b"*1\r\n$8\r\nFLUSHALL\r\n"), Entry::new(10, 4, Kind::NoOp, Bytes::new())];
         let metas = entries.iter().map(|entry| wire::meta(entry).expect("an entry")).collect();
-        let body = Body::Append { prev: position, entries: metas, commit: 7, round: 2 };
+        let body = Body::Append { prev: position, entries: metas, commit: 7, round: 2, lease_us: 9 };
         wire::encode(&Message { term: 4, body }, &entries)
     };
     let vote = wire::encode(&Message { term: 9, body: Body::Vote { last: position, transfer: true } }, &[]);

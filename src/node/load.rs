@@ -34,6 +34,7 @@ impl Node {
     /// The local Redis needs the whole dataset. What it has now goes first.
     pub(super) fn full_resync<W: World>(&mut self, world: &mut W) {
         self.snapshots.feed_replaced();
+        self.follower_reads.feed_replaced();
         self.loads += 1;
         world.bridge().reset_applied(0);
         world.bridge().tell_main(ToMain::Empty { load: self.loads });

@@ -111,6 +111,11 @@ impl Node {
         Err(Obstacle { reason, lasting: !suffices(Standing::Silent) })
     }
 
+    /// Whether a node was heard a moment ago, and its process has not ended since.
+    pub(super) fn is_up(&self, id: NodeId, now_us: u64) -> bool {
+        self.standing(id, now_us) == Standing::Up
+    }
+
     fn standing(&self, voter: NodeId, now_us: u64) -> Standing {
         let progress = self.raft.progress().find(|(peer, _)| *peer == voter).map(|(_, progress)| progress);
         match progress {

@@ -14,6 +14,7 @@ pub use super::snapshot::dump_name;
 use super::status::{LogStatus, State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
+use crate::log::disk::Disk;
 use crate::log::Log;
 pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
@@ -30,6 +31,8 @@ pub struct Setup {
     pub settings: Arc<Settings>,
     /// Directory of the log, absolute.
     pub log_directory: PathBuf,
+    /// Where that is: memory with `raft.persist no`.
+    pub disk: Arc<dyn Disk>,
     /// What clients are told of this node, `host:port`.
     pub address: String,
     /// What peers are told of this node, `host:port`.
@@ -46,6 +49,9 @@ pub struct Found(OnDisk);
 
 /// Opens the log that is there, or says that there is none.
 pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
+    if !setup.settings.persist {
+        return start::refuse_persistent_log(&setup.log_directory).map(|()| None);
+    }
     if !Log::exists(&setup.log_directory) {
         return Ok(None);
     }
@@ -58,7 +64,7 @@ pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
         return Ok(Some(Found(on_disk)));
     }
     drop(log);
-    start::set_aside(&setup.log_directory).map(|()| None)
+    start::set_aside(setup).map(|()| None)
 }
 
 pub struct Runtime {
@@ -200,11 +206,15 @@ impl Runtime {
             (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
                 node.on_add_node(world, ticket, id, address, peer_address)
             }
+            (ToRaft::AddInMemory { ticket, address, peer_address }, Some(node)) => {
+                node.on_add_in_memory(world, ticket, address, peer_address)
+            }
             (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
             (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
             (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
             (
                 ToRaft::AddNode { ticket, .. }
+                | ToRaft::AddInMemory { ticket, .. }
                 | ToRaft::RemoveNode { ticket, .. }
                 | ToRaft::Transfer { ticket, .. }
                 | ToRaft::Compact { ticket, .. },

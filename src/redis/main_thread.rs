@@ -5,6 +5,7 @@ use super::admin::Tickets;
 use super::blocking::Blocked;
 use super::command_table::CommandTable;
 use super::ffi::{Context, OwnedText};
+use super::follower_reads::FollowerReads;
 use super::gate::Gate;
 use super::info::Build;
 use super::shutdown::Shutdown;
@@ -33,6 +34,7 @@ pub struct MainThread {
     pub access: Access,
     pub table: RefCell<CommandTable>,
     pub waiters: Waiters,
+    pub follower_reads: FollowerReads,
     pub transactions: Transactions,
     pub blocked: Blocked,
     pub tickets: Tickets,

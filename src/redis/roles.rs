@@ -105,6 +105,8 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
         unsafe {
             ffi::api!(RedisModule_CreateTimer)(ctx, RETRY_PAUSE_MS, Some(follow_later), port_data(port))
         };
+    } else {
+        state.follower_reads.follows();
     }
     // A pause that reached into following would hold up the feed itself, which is a client as well.
     unpause(ctx, state);
@@ -121,6 +123,7 @@ fn unpause(ctx: Context, state: &MainThread) {
 /// now came to the cluster, and are sent there; later ones are told that this is the wrong place.
 fn retire(ctx: Context, state: &MainThread) {
     state.follow_due.set(false);
+    state.follower_reads.stops_following(state);
     state.last_member_client.set(newest_client(ctx));
     if let Err(error) = ffi::call(ctx, &["REPLICAOF", "NO", "ONE"]) {
         log::error!("cannot stop being a replica of the raft log: {error}");
@@ -172,6 +175,7 @@ fn promote(ctx: Context, state: &MainThread, epoch: Epoch) {
     let promoted = ffi::call(ctx, &["REPLICAOF", "NO", "ONE"]).and_then(|_| replication_position(ctx));
     match promoted {
         Ok((replid, offset)) => {
+            state.follower_reads.stops_following(state);
             // Commands that come from here on are in the stream behind `offset`.
             state.transactions.close_all(ctx);
             state.gate.open(epoch);
@@ -268,6 +272,7 @@ pub unsafe extern "C" fn on_event_loop(
             handle_messages(ctx, state);
             let forked = state.saver.fork_if_due(ctx, &state.bridge, state.gate.epoch());
             state.gate.before_sleep(ctx, &state.bridge, forked);
+            state.follower_reads.tell(state);
             state.access.refresh(ctx);
         }
         _ => {
@@ -298,8 +303,9 @@ pub unsafe extern "C" fn on_key_gone(
 /// A client came or went.
 pub unsafe extern "C" fn on_client(_: Context, _: raw::RedisModuleEvent, subevent: u64, data: *mut c_void) {
     if subevent == raw::REDISMODULE_SUBEVENT_CLIENT_CHANGE_DISCONNECTED {
-        let client = &*data.cast::<raw::RedisModuleClientInfo>();
-        main_thread::get().transactions.forget(client.id);
+        let (client, state) = (&*data.cast::<raw::RedisModuleClientInfo>(), main_thread::get());
+        state.transactions.forget(client.id);
+        state.follower_reads.end(client.id);
     }
 }
 

@@ -77,11 +77,9 @@ impl Store {
 
     fn look_through(&self) -> Result<Opened, SnapshotError> {
         let mut opened = Opened::default();
-        for (index, term) in positions(self.disk.as_ref(), &self.directory)? {
-            let cluster_id = &self.cluster_id;
-            let pair =
-                read_pair(self.disk.as_ref(), &self.directory, cluster_id, (index, term), Depth::Checksum);
-            match pair {
+        let (disk, directory) = (self.disk.as_ref(), &self.directory);
+        for (index, term) in positions(disk, directory)? {
+            match read_pair(disk, directory, &self.cluster_id, (index, term), Depth::Checksum) {
                 Ok(about) => {
                     opened.intact.push(about);
                     break;

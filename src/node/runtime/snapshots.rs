@@ -4,7 +4,7 @@
 use super::start;
 use super::Setup;
 use crate::link::Links;
-use crate::log::disk::{Disk, SystemDisk};
+use crate::log::disk::Disk;
 use crate::log::Log;
 use crate::node::Fatal;
 use crate::snapshot::{About, Done, Job, SnapshotError, Store};
@@ -69,7 +69,7 @@ pub(super) struct OnDisk {
 ///
 /// Errors: as [`beside`], and the log's.
 pub(super) fn open_beside(setup: &Setup, links: &Links, mut log: Log) -> Result<OnDisk, Fatal> {
-    let (store, anew) = beside(Arc::new(SystemDisk), &setup.log_directory, &mut log)?;
+    let (store, anew) = beside(setup.disk.clone(), &setup.log_directory, &mut log)?;
     if let Some(base) = anew {
         drop(log);
         log = start::replace_log(setup, links, base)?;

@@ -75,15 +75,22 @@ fn what_a_joiner_was_told_is_in_force_until_the_log_says_more() {
     assert!(node.node.members().0.contains_key(&OWN));
 }
 
-/// The first memberships of the log are older than what it was told.
+/// The leader, 9, came late, and the joiner's log begins with the founders.
 #[test]
-fn a_joiner_answers_a_leader_that_its_log_does_not_name_yet() {
+fn a_joiner_dials_whom_it_was_told_of_until_its_log_knows_them() {
     let mut node = Driven::start(&[1, 2]);
     node.node.member_history.truncate(1);
-    node.node.set_known_members(&mut node.world, super::members(&[1, 2, 3]));
-    notice(&mut node, 3, &here(15003));
-    node.append(3, 1, (1, 1), &[super::membership_entry(2, 1, &super::members(&[1, 2]))], 2);
-    assert_eq!(node.world.dialled, [2, 3]);
+    node.node.set_known_members(&mut node.world, super::members(&[1, 2, 9]));
+    assert_eq!(node.world.dialled, [2, 9]);
+    // Already at the address that it was told: there is nothing to keep.
+    notice(&mut node, 9, &here(15009));
+    let founders = super::membership_entry(2, 2, &super::members(&[1, 2]));
+    node.append(9, 2, (1, 1), &[founders], 2);
+    assert_eq!(node.world.dialled, [2, 9], "it must answer the leader");
+    let now = super::membership_entry(3, 2, &super::members(&[1, 2, 9]));
+    node.append(9, 2, (2, 2), &[now], 3);
+    assert_eq!(node.world.dialled, [2, 9]);
+    assert!(node.node.told.is_empty(), "from now on the log says where it is");
 }
 
 fn notice(driven: &mut Driven, from: u64, notice: &Notice) {

@@ -136,6 +136,7 @@ impl Machine {
             voting: true,
             address: self.names.address.clone(),
             peer_address: self.names.peer_address.clone(),
+            in_memory: false,
         }
     }
 
