@@ -502,3 +502,21 @@ fn a_removal_that_is_refused_is_told_to_the_successor() {
     leader.turn();
     assert_eq!(answers(&mut leader), [], "and it is not tried again");
 }
+
+#[test]
+fn who_wants_to_leave_waits_for_a_leader_without_turning_in_a_loop() {
+    let mut driven = Driven::leader_of_three();
+    driven.node.on_remove_node(&mut driven.world, 77, OWN);
+    driven.turn();
+    driven.depose();
+    driven.persist();
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave));
+    for _ in 0..3 {
+        driven.world.now_us += 800_000; // nobody is heard of: `turn` asserts that nothing is due
+        driven.turn();
+    }
+    assert_eq!(driven.node.raft.leader(), None);
+    assert_eq!(notices(&mut driven, 2), []);
+    driven.append(2, 9, (2, 2), &[], 2);
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave), "it asks the next one at once");
+}
