@@ -357,7 +357,7 @@ fn kill_9_at_any_moment_of_a_compaction_or_an_installation_loses_nothing() {
 #[test]
 fn a_large_snapshot_goes_on_after_the_link_was_cut_and_disturbs_nobody() {
     let _serial = serial(LIMIT);
-    let mut cluster = Cluster::start_with(&Options { proxied: true, ..patient(3, NEVER) });
+    let mut cluster = Cluster::start_with(&Options { proxied: true, ..patient(3, 1_000_000) });
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let (ids, term) = (cluster.ids(), cluster.number(leader, "raft_current_term"));
     cluster.kill(follower);
@@ -516,8 +516,10 @@ fn a_full_disk_and_a_users_child_put_a_snapshot_off_and_the_old_one_stays() {
     assert_ne!(cluster.field(0, "raft_snapshot_filename"), old);
     assert_eq!(names().len(), 1);
     // A user's child, which takes long: the module says so and goes on trying.
-    assert!(connection.run("CONFIG SET rdb-key-save-delay 50000").is_ok());
-    assert!(connection.run("BGSAVE").text().starts_with("Background saving started"));
+    assert!(connection.run("CONFIG SET rdb-key-save-delay 150000").is_ok());
+    wait_for("the module's own child to be gone", PATIENCE, || {
+        connection.run("BGSAVE").text().starts_with("Background saving started")
+    });
     assert!(connection.run("SET one more").is_ok());
     let refused = connection.run("RAFT.DEBUG COMPACT");
     assert!(refused.text().contains("another child of it is running"), "{refused}");
