@@ -33,7 +33,7 @@ for argument in -sanitizer-coverage-level=4 -sanitizer-coverage-inline-8bit-coun
     flags+=("-Cllvm-args=$argument")
 done
 # --target: the flags are for the targets, not for build scripts.
-RUSTFLAGS="${flags[*]}" cargo build --locked --release --manifest-path fuzz/Cargo.toml --target "$host" \
+RUSTFLAGS="${flags[*]}" cargo build --release --manifest-path fuzz/Cargo.toml --target "$host" \
     --target-dir target/fuzz --bins
 
 # Inputs of a smoke run: some seconds' worth.

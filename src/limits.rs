@@ -19,6 +19,8 @@ pub const SECRET_BYTES: usize = 32;
 /// Smallest and largest segment of the log, in bytes; an entry larger than a segment gets a larger one.
 pub const LOG_SEGMENT_MIN_BYTES: u64 = 8 << 10;
 pub const LOG_SEGMENT_MAX_BYTES: u64 = 1 << 30;
+/// Largest segment of a log in memory, in bytes.
+pub const MEMORY_SEGMENT_MAX_BYTES: u64 = 4 << 20;
 /// One sync of the log covers at most about this many payload bytes, so that the first of a queue need not wait
 /// for the last.
 pub const LOG_BATCH_BYTES: usize = 16 << 20;

@@ -268,3 +268,23 @@ proptest! {
         }
     }
 }
+
+/// A start that is killed while it rebuilds an index leaves half of one, which the next start makes anew.
+#[test]
+fn an_index_that_was_half_rebuilt_is_rebuilt() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut harness = Harness::create(directory.path());
+    harness.append(1, 20, 100).expect("append");
+    harness.close();
+    let index = directory.path().join("0000000001.idx");
+    std::fs::remove_file(&index).expect("there is one");
+    std::fs::write(index.with_extension("idx.tmp"), b"half").expect("written");
+    let harness = Harness::open(directory.path()).expect("open");
+    let recovery = harness.recovery.as_ref().expect("recovered");
+    assert_eq!((recovery.rebuilt_indexes.len(), recovery.leftovers.len()), (1, 1), "{recovery}");
+    assert_eq!(harness.log.last_index(), 20);
+    harness.close();
+    let harness = Harness::open(directory.path()).expect("open");
+    let recovery = harness.recovery.as_ref().expect("recovered");
+    assert!(recovery.rebuilt_indexes.is_empty() && recovery.leftovers.is_empty(), "{recovery}");
+}

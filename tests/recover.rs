@@ -25,7 +25,8 @@ fn system() -> Arc<dyn Disk> {
 }
 
 fn member(port: u16, voting: bool) -> Member {
-    Member { voting, address: format!("h:{port}"), peer_address: format!("h:{}", port + 10000) }
+    let (address, peer_address) = (format!("h:{port}"), format!("h:{}", port + 10000));
+    Member { voting, address, peer_address, in_memory: false }
 }
 
 fn members(ids: &[u64]) -> Members {

@@ -110,6 +110,35 @@ fn a_transaction_that_was_refused_does_not_go_on_at_a_new_leader() {
     assert_eq!(cluster.client().run("EXISTS half").integer(), 0);
 }
 
+/// The same, while one of the commands behind the refused MULTI waits for a leader.
+#[test]
+fn a_part_of_a_refused_transaction_that_waits_does_not_run_at_a_new_leader() {
+    let _serial = serial(seconds(120));
+    let mut cluster = Cluster::start(3);
+    let (leader, survivor) = (cluster.leader(), cluster.follower());
+    let behind = (0..3).find(|node| *node != leader && *node != survivor).expect("three nodes");
+    let wait = cluster.connect(survivor).run("CONFIG SET raft.leader-wait-ms 60000");
+    assert!(wait.is_ok(), "{wait}");
+    let mut connection = cluster.connect(survivor);
+    connection.set_timeout(seconds(60)).expect("a timeout");
+    assert!(connection.run("MULTI").is_error("MOVED "));
+    // Only the survivor can be elected by the two that are left then.
+    cluster.kill(behind);
+    assert!(cluster.client().run("SET other 1").is_ok());
+    cluster.kill(leader);
+    wait_for("no leader to be known", seconds(30), || cluster.field(survivor, "raft_leader_id") == "-1");
+    connection.send(&["SET", "half", "1"]).expect("the socket takes it");
+    wait_for("the command to wait", seconds(30), || {
+        let clients = parse_info(&cluster.connect(survivor).run("INFO clients").text());
+        clients.get("blocked_clients").is_some_and(|count| count != "0")
+    });
+    cluster.restart(behind);
+    let reply = connection.receive();
+    assert!(reply.is_err(), "the connection goes on: {reply:?}");
+    assert_eq!(cluster.leader(), survivor);
+    assert_eq!(cluster.client().run("EXISTS half").integer(), 0, "a part of a transaction was executed");
+}
+
 #[test]
 fn the_words_of_the_module_itself_are_refused_to_clients() {
     let _serial = serial(seconds(60));

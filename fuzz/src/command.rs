@@ -22,6 +22,7 @@ pub fn check(data: &[u8]) {
     let whole = within(memory, || at_once(bytes, &limits));
     let pieces = within(memory, || in_pieces(bytes, &limits, step));
     assert_eq!(whole, pieces, "the same whether it comes at once or in pieces of {step}");
+    written(bytes, step);
     match whole {
         Ok(Some((length, args))) => complete(bytes, &limits, (length, &args)),
         Ok(None) => {
@@ -70,6 +71,17 @@ fn complete(bytes: &[u8], limits: &Limits, (length, args): (usize, &[Range<usize
         at_once(&again, &Limits::STREAM).expect("what is encoded is RESP").expect("and whole");
     assert_eq!(encoded, again.len());
     assert!(ranges.into_iter().map(|range| &again[range]).eq(values), "what is encoded comes back");
+}
+
+/// Any words are a command when they are encoded, and come back.
+fn written(bytes: &[u8], step: usize) {
+    let words: Vec<&[u8]> = bytes.split(|byte| *byte == b' ').collect();
+    let mut encoded = Vec::new();
+    encode_command(&mut encoded, &words);
+    let parsed = in_pieces(&encoded, &Limits::STREAM, step).expect("what is encoded is RESP");
+    let (length, args) = parsed.expect("and whole");
+    assert_eq!(length, encoded.len());
+    assert!(args.into_iter().map(|arg| &encoded[arg]).eq(words), "what is encoded comes back");
 }
 
 pub fn seeds() -> Seeds {

@@ -56,6 +56,7 @@ pub fn seeds() -> Seeds {
     vec![
         ("handshake", commands(handshake)),
         ("fresh", commands(&[&[b"PSYNC", b"?", b"-1"]])),
+        ("twice", commands(&[&[b"PSYNC", b"?", b"-1"], &[b"PSYNC", b"?", b"-1"]])),
         (
             "getack",
             commands(&[&[b"REPLCONF", b"GETACK", b"*"], &[b"replconf", b"ack", b"18446744073709551615"]]),

@@ -91,6 +91,7 @@ fn sample(generation: u64, input: &mut Input) -> Meta {
         floor_sequence: input.u32(),
         floor_offset: input.u64(),
         distrusted: input.u8() % 2 == 1,
+        promise_us: input.u64(),
     }
 }
 

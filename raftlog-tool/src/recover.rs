@@ -154,7 +154,7 @@ fn members(arguments: &RecoverArguments, directory: &Path, found: &Found) -> Res
             let directory = directory.to_path_buf();
             return Err(RecoverError::NotAMember { directory, id: found.node_id, members }.into());
         };
-        let own = Member { voting: true, ..own.clone() };
+        let own = Member { voting: true, in_memory: false, ..own.clone() };
         return Ok(Members(BTreeMap::from([(found.node_id, own)])));
     };
     let text = std::fs::read(file);
@@ -167,7 +167,8 @@ fn members(arguments: &RecoverArguments, directory: &Path, found: &Found) -> Res
     for line in lines {
         let id = line.id.unwrap_or_else(|| unused_id(&used));
         used.insert(id);
-        let member = Member { voting: true, address: line.address, peer_address: line.peer_address };
+        let (address, peer_address) = (line.address, line.peer_address);
+        let member = Member { voting: true, address, peer_address, in_memory: false };
         members.insert(id, member);
     }
     Ok(Members(members))

@@ -68,6 +68,10 @@ pub enum Input {
     Read {
         id: u64,
     },
+    /// `peer` waits for what is committed: a leader tells it now, and not with the next heartbeat.
+    Inform {
+        peer: NodeId,
+    },
     /// The link to `peer` broke and cannot be reopened: its process is gone or its host refuses.
     PeerUnreachable {
         peer: NodeId,

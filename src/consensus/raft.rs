@@ -288,6 +288,7 @@ impl Raft {
             }
             Input::Persisted { write } => self.persisted(write, outputs),
             Input::Read { id } => self.read(id, outputs),
+            Input::Inform { peer } => self.inform(peer, outputs),
             Input::PeerUnreachable { peer } => self.peer_unreachable(peer, outputs),
             Input::PeerReachable { peer } => self.peer_reachable(peer, outputs),
             Input::Transfer { target } => self.transfer(target, outputs),

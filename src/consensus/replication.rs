@@ -182,6 +182,14 @@ impl Raft {
         }
     }
 
+    /// A message without entries to one peer.
+    pub(super) fn inform(&mut self, id: NodeId, outputs: &mut Vec<Output>) {
+        let Raft { core, state: State::Leader(leader), .. } = self else { return };
+        if let Some(peer) = leader.peers.get(&id) {
+            heartbeat(core, id, peer, leader.stamp(core), outputs);
+        }
+    }
+
     /// The link to a peer is gone, and what was in flight with it.
     pub(super) fn pause_peer(&mut self, id: NodeId) {
         let State::Leader(leader) = &mut self.state else { return };

@@ -33,6 +33,7 @@ mod hole;
 pub mod index_file;
 mod lines;
 mod map;
+pub mod memory;
 mod mend;
 pub mod meta;
 mod patience;

@@ -285,6 +285,8 @@ impl Repair<'_> {
             self.zero(torn)?;
         }
         self.rewrite(&end.rewrites)?;
+        // Before anything is made: what a start left that was interrupted here has the name of what is made now.
+        remove_all(self.disk, &end.leftovers)?;
         let mut rebuilt = Vec::new();
         let used = end.segments.iter_mut().filter(|segment| segment.header.is_some());
         for segment in used.filter(|segment| !segment.index_intact) {
@@ -294,7 +296,6 @@ impl Repair<'_> {
             segment.index_bytes = index.len() as u64;
             rebuilt.push(path);
         }
-        remove_all(self.disk, &end.leftovers)?;
         if !rebuilt.is_empty() || !end.leftovers.is_empty() {
             let directory = self.directory;
             self.disk

@@ -55,7 +55,12 @@ pub struct Log {
 impl Log {
     /// Whether a log was created here: META is present.
     pub fn exists(directory: &Path) -> bool {
-        SystemDisk.exists(&directory.join(META_NAME))
+        Log::exists_on(&SystemDisk, directory)
+    }
+
+    /// The same on another disk.
+    pub fn exists_on(disk: &dyn Disk, directory: &Path) -> bool {
+        disk.exists(&directory.join(META_NAME))
     }
 
     /// Makes a new log; the directory, too, if it is missing. All of it is durable on return.

@@ -51,6 +51,12 @@ pub enum ToRaft {
         address: String,
         peer_address: String,
     },
+    /// The same of one whose log is in memory; it is given an id.
+    AddInMemory {
+        ticket: Ticket,
+        address: String,
+        peer_address: String,
+    },
     /// A member is to go.
     RemoveNode {
         ticket: Ticket,
@@ -211,6 +217,8 @@ pub struct Bridge {
     /// Batches of `released_epoch` up to this sequence may be answered.
     released: AtomicU64,
     released_epoch: AtomicU64,
+    /// The last read that waits for the leader's word, on a node that does not lead.
+    reads_wanted: AtomicU64,
     /// See [`Bridge::lease_until_us`].
     lease_until_us: AtomicU64,
     /// What the local Redis holds, as `RAFT.APPLIED` said.
@@ -235,6 +243,7 @@ impl Bridge {
             wake_main,
             released: AtomicU64::new(0),
             released_epoch: AtomicU64::new(0),
+            reads_wanted: AtomicU64::new(0),
             lease_until_us: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             round_under_way: AtomicBool::new(false),
@@ -259,6 +268,12 @@ impl Bridge {
         if !self.round_under_way.load(Ordering::SeqCst) {
             self.wake_raft();
         }
+    }
+
+    /// Reads up to number `through` wait on this node, which does not lead; `RAFT.READ` in the feed executes them.
+    pub fn want_reads(&self, through: u64) {
+        self.reads_wanted.store(through, Ordering::SeqCst);
+        self.wake_raft();
     }
 
     fn wake_raft(&self) {
@@ -302,6 +317,10 @@ impl Bridge {
     }
 
     // Raft thread.
+
+    pub fn reads_wanted(&self) -> u64 {
+        self.reads_wanted.load(Ordering::SeqCst)
+    }
 
     pub fn set_lease(&self, until_us: u64) {
         self.lease_until_us.store(until_us, Ordering::SeqCst);

@@ -89,7 +89,8 @@ mod tests {
     use super::*;
 
     fn member(peer_address: &str) -> Member {
-        Member { voting: true, address: "host:5000".into(), peer_address: peer_address.into() }
+        let address = "host:5000".into();
+        Member { voting: true, address, peer_address: peer_address.into(), in_memory: false }
     }
 
     fn hear(callers: &mut Callers, id: NodeId, peer_address: &str, known: Option<&Member>) -> bool {

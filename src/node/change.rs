@@ -17,10 +17,22 @@ const MAX_QUEUED: usize = 64;
 
 #[derive(Debug)]
 pub(super) enum Change {
-    Add { ticket: Ticket, id: NodeId, member: Member },
-    Promote { id: NodeId },
+    /// Until `patience_until_us` it may wait for the node whose place it takes to be down.
+    Add {
+        ticket: Ticket,
+        id: NodeId,
+        member: Member,
+        patience_until_us: u64,
+    },
+    Promote {
+        id: NodeId,
+    },
     Remove(Removal),
-    Move { id: NodeId, address: String, peer_address: String },
+    Move {
+        id: NodeId,
+        address: String,
+        peer_address: String,
+    },
 }
 
 /// A node is to go.
@@ -35,6 +47,8 @@ pub(super) struct Removal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedBy {
     Administrator(Ticket),
+    /// The node that takes its place, which is added next.
+    Successor(Ticket),
     /// The node itself, which was told so while it led.
     Itself,
 }
@@ -85,6 +99,8 @@ enum Next {
     Invite(NodeId),
     /// Not now.
     Wait,
+    /// This node goes first: its log was in memory, and another one comes from its address.
+    Replace(NodeId),
     Refuse(String),
 }
 
@@ -98,11 +114,27 @@ impl Node {
         address: String,
         peer_address: String,
     ) {
+        let member = Member { voting: false, address, peer_address, in_memory: false };
+        self.on_add_member(world, ticket, id, member);
+    }
+
+    /// The same of a node whose log is in memory. Where a member of that kind was, it takes its place.
+    pub fn on_add_in_memory<W: World>(
+        &mut self,
+        world: &mut W,
+        ticket: Ticket,
+        address: String,
+        peer_address: String,
+    ) {
+        let member = Member { voting: false, address, peer_address, in_memory: true };
+        self.on_add_member(world, ticket, 0, member);
+    }
+
+    fn on_add_member<W: World>(&mut self, world: &mut W, ticket: Ticket, id: NodeId, member: Member) {
         if self.raft.role() != Role::Leader {
             let answer = self.not_leader();
             return world.bridge().answer(ticket, answer);
         }
-        let member = Member { voting: false, address, peer_address };
         let again = id != 0 && self.members().0.get(&id) == Some(&member);
         let refusal = match () {
             _ if !self.changes.have_room() => Some(too_many()),
@@ -111,12 +143,19 @@ impl Node {
         };
         match refusal {
             Some(reason) => world.bridge().answer(ticket, Answer::Refused(reason)),
-            None => self.changes.push(Change::Add { ticket, id, member }),
+            None => {
+                let patience_until_us = world.now_us() + 2 * self.settings.election_timeout_ms * 1000;
+                self.changes.push(Change::Add { ticket, id, member, patience_until_us });
+            }
         }
     }
 
     /// The learner with these very addresses that never took an entry: its invitation was lost on the way.
     fn invited_before(&self, id: NodeId, joiner: &Member) -> Option<NodeId> {
+        // In another process, and with another memory, it is another node.
+        if joiner.in_memory {
+            return None;
+        }
         let same = |(known, member): &(&NodeId, &Member)| *member == joiner && (id == 0 || id == **known);
         let committed = self.member_history.iter().rev().find(|(index, _)| *index <= self.committed)?;
         let known = *committed.1 .0.iter().find(same)?.0;
@@ -146,6 +185,16 @@ impl Node {
             .iter()
             .find(|(other, member)| **other != id && claimed(member))
             .map(|(other, _)| *other)
+    }
+
+    /// The member that had its log in memory at the very addresses of a node that joins: its process has ended, and
+    /// with it what it had promised.
+    fn former(&self, joiner: &Member) -> Option<NodeId> {
+        let same = |member: &Member| {
+            member.in_memory && member.address == joiner.address && member.peer_address == joiner.peer_address
+        };
+        let mut members = self.members().0.iter().filter(|(id, _)| **id != self.id);
+        members.find(|(_, member)| same(member)).map(|(id, _)| *id)
     }
 
     fn id_is_used(&self, id: NodeId) -> bool {
@@ -189,6 +238,15 @@ impl Node {
         match self.next_members(world, &change) {
             Next::Propose(members) => self.propose_change(world, change, &members)?,
             Next::Wait => self.changes.queue.push_front(change),
+            Next::Replace(former) => {
+                if let Change::Add { ticket, .. } = &change {
+                    let (asked_by, patience_until_us) = (AskedBy::Successor(*ticket), world.now_us());
+                    let removal = Removal { id: former, asked_by, patience_until_us };
+                    self.changes.queue.push_front(change);
+                    self.changes.queue.push_front(Change::Remove(removal));
+                    return self.pump_changes(world);
+                }
+            }
             Next::Invite(id) => {
                 if let Change::Add { ticket, .. } = change {
                     world.bridge().answer(ticket, self.added(id));
@@ -207,11 +265,20 @@ impl Node {
     fn next_members<W: World>(&self, world: &W, change: &Change) -> Next {
         let mut members = self.members().clone();
         match change {
-            Change::Add { id, member, .. } => {
+            Change::Add { id, member, patience_until_us, .. } => {
                 if let Some(known) = self.invited_before(*id, member) {
                     return Next::Invite(known);
                 }
                 let (address, peer_address) = (&member.address, &member.peer_address);
+                if let Some(former) = self.former(member) {
+                    return match self.is_up(former, world.now_us()) {
+                        false => Next::Replace(former),
+                        true if world.now_us() < *patience_until_us => Next::Wait,
+                        true => Next::Refuse(format!(
+                            "{address} (peers: {peer_address}) is the address of node {former}, which is up"
+                        )),
+                    };
+                }
                 let refusal = self.used_before(*id).or_else(|| {
                     let other = self.others_address(*id, address, peer_address)?;
                     Some(format!("{address} (peers: {peer_address}) is the address of node {other} already"))
@@ -309,11 +376,17 @@ impl Node {
         Ok(())
     }
 
-    fn refuse_change<W: World>(&self, world: &mut W, change: &Change, reason: String) {
+    fn refuse_change<W: World>(&mut self, world: &mut W, change: &Change, reason: String) {
         match change {
             Change::Add { ticket, .. } => world.bridge().answer(*ticket, Answer::Refused(reason)),
             Change::Remove(Removal { id, asked_by, .. }) => match asked_by {
                 AskedBy::Administrator(ticket) => world.bridge().answer(*ticket, Answer::Refused(reason)),
+                AskedBy::Successor(ticket) => {
+                    let waits =
+                        |c: &Change| matches!(c, Change::Add { ticket: other, .. } if other == ticket);
+                    self.changes.queue.retain(|change| !waits(change));
+                    world.bridge().answer(*ticket, Answer::Refused(reason));
+                }
                 AskedBy::Itself => self.deny(world, *id, reason),
             },
             Change::Promote { .. } | Change::Move { .. } => log::warn!("{change:?}: {reason}"),

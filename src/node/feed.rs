@@ -130,6 +130,13 @@ impl Feed {
         self.push(Bytes::from_static(b"*1\r\n$4\r\nPING\r\n"), last)
     }
 
+    /// Redis executes the reads up to `through` that wait there when it runs this: behind everything before `next`.
+    pub fn read(&mut self, through: u64) -> Bytes {
+        let (through, mut out, last) = (through.to_string(), Vec::with_capacity(48), self.next);
+        resp::encode_command(&mut out, &[b"RAFT.READ", through.as_bytes()]);
+        self.push(out.into(), last)
+    }
+
     fn push(&mut self, bytes: Bytes, last: Index) -> Bytes {
         self.chunks.push_back(Chunk { start: self.sent, bytes: bytes.clone(), last });
         self.sent += bytes.len() as u64;

@@ -41,6 +41,7 @@ impl Node {
                 let feed = Feed::new(self.feed_token.clone(), fresh, holds.offset, holds.index + 1);
                 following.feed = Some(feed);
                 self.snapshots.feed_replaced();
+                self.follower_reads.feed_replaced();
             }
             (None, _) => self.full_resync(world),
         }
@@ -61,7 +62,8 @@ impl Node {
     /// Sends what is committed and not sent yet, within the window.
     pub(super) fn pump_feed<W: World>(&mut self, world: &mut W) -> Result<(), Fatal> {
         let commit = self.raft.commit();
-        let leads = self.raft.role() == Role::Leader;
+        // Somebody waits for it: for its own gate to open, or for an answer.
+        let at_once = self.raft.role() == Role::Leader || self.follower_reads.are_due();
         let Local::Following(following) = &mut self.local else { return Ok(()) };
         let Following {
             feed: Some(feed),
@@ -78,7 +80,7 @@ impl Node {
         let now_us = world.now_us();
         feed.applied(world.bridge().applied());
         // What a full window or socket holds back is sent when they say so: only this wait needs a deadline.
-        *chunk_due = feed.next() <= commit && !leads && now_us < *chunk_at_us;
+        *chunk_due = feed.next() <= commit && !at_once && now_us < *chunk_at_us;
         if *chunk_due {
             return Ok(());
         }

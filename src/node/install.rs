@@ -318,6 +318,7 @@ impl Node {
             self.snapshots.used_ids.extend(self.used_ids(self.committed));
             self.load_anew(world);
             world.replace_log(position)?;
+            self.last_write = 0; // those before are in the log that was replaced
             self.member_history = vec![(position.index, members)];
             self.healing.look_again();
             self.has_snapshot(*about);

@@ -28,15 +28,20 @@ pub const OFFER: u8 = 64;
 pub const WANT: u8 = 65;
 pub const PART: u8 = 66;
 
+/// Reads on nodes that do not lead (`follower_reads`).
+pub const READ_ASK: u8 = 80;
+pub const READ_INDEX: u8 = 81;
+
 #[cfg(test)]
 mod tests {
-    use super::super::{fetch, notices, transfer};
+    use super::super::{fetch, follower_reads, notices, transfer};
 
     #[test]
     fn each_kind_has_one_room() {
         for kind in 0..=u8::MAX {
             let rooms = [
                 fetch::is_kind(kind),
+                follower_reads::is_kind(kind),
                 notices::is_kind(kind),
                 transfer::is_kind(kind),
                 (1..=10).contains(&kind),

@@ -34,6 +34,7 @@ impl Node {
     /// The local Redis needs the whole dataset. What it has now goes first.
     pub(super) fn full_resync<W: World>(&mut self, world: &mut W) {
         self.snapshots.feed_replaced();
+        self.follower_reads.feed_replaced();
         self.loads += 1;
         world.bridge().reset_applied(0);
         world.bridge().tell_main(ToMain::Empty { load: self.loads });
@@ -111,7 +112,14 @@ impl Node {
         if loading.reader != reader {
             return Ok(()); // for a load that was broken off
         }
-        let bytes = result?;
+        let bytes = match result {
+            // A newer one took its place before anything was read of it: Redis is given that one.
+            Err(SnapshotError::Gone { .. }) => {
+                self.load_anew(world);
+                return Ok(());
+            }
+            result => result?,
+        };
         assert_eq!(offset, loading.sent, "parts are read in order");
         loading.sent += bytes.len() as u64;
         loading.crc.update(&bytes);

@@ -1,12 +1,16 @@
 //! The members of the cluster with their addresses, as membership entries carry them.
 //!
 //! The payload of a membership entry is a sequence of RESP commands, one for each member, so that any tool
-//! that shows the log shows them as text: `MEMBER <id> voter|learner <client host:port> <peer host:port>`.
+//! that shows the log shows them as text: `MEMBER <id> voter|learner <client host:port> <peer host:port>`, with
+//! `memory` behind it for a node that keeps its log there.
 
 use crate::consensus::{Membership, NodeId};
 use crate::resp;
 use std::collections::BTreeMap;
 use thiserror::Error;
+
+/// The word behind a member whose log is in memory.
+const IN_MEMORY: &[u8] = b"memory";
 
 /// One node, as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub struct Member {
     pub address: String,
     /// Where peers connect, `host:port`.
     pub peer_address: String,
+    /// Its log is in memory (`raft.persist no`): a restart makes it another node, which takes the place of this one.
+    pub in_memory: bool,
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -42,7 +48,8 @@ impl Members {
             let role: &[u8] = if member.voting { b"voter" } else { b"learner" };
             let id = id.to_string();
             let addresses = (member.address.as_bytes(), member.peer_address.as_bytes());
-            resp::encode_command(&mut out, &[b"MEMBER", id.as_bytes(), role, addresses.0, addresses.1]);
+            let words: [&[u8]; 6] = [b"MEMBER", id.as_bytes(), role, addresses.0, addresses.1, IN_MEMORY];
+            resp::encode_command(&mut out, if member.in_memory { &words } else { &words[..5] });
         }
         out
     }
@@ -68,7 +75,8 @@ impl Members {
 
 fn decode_member(bytes: &[u8], args: &[std::ops::Range<usize>]) -> Option<(NodeId, Member)> {
     let text = |i: usize| std::str::from_utf8(&bytes[args.get(i)?.clone()]).ok();
-    if args.len() != 5 || text(0)? != "MEMBER" {
+    let in_memory = args.len() == 6 && bytes[args[5].clone()] == *IN_MEMORY;
+    if args.len() != 5 && !in_memory || text(0)? != "MEMBER" {
         return None;
     }
     let id: NodeId = text(1)?.parse().ok().filter(|id| *id != 0)?;
@@ -77,7 +85,8 @@ fn decode_member(bytes: &[u8], args: &[std::ops::Range<usize>]) -> Option<(NodeI
         "learner" => false,
         _ => return None,
     };
-    Some((id, Member { voting, address: text(3)?.to_string(), peer_address: text(4)?.to_string() }))
+    let (address, peer_address) = (text(3)?.to_string(), text(4)?.to_string());
+    Some((id, Member { voting, address, peer_address, in_memory }))
 }
 
 #[cfg(test)]
@@ -89,6 +98,7 @@ mod tests {
             voting,
             address: format!("localhost:{port}"),
             peer_address: format!("localhost:{}", port + 10000),
+            in_memory: port == 5003,
         };
         Members(BTreeMap::from([(1, member(true, 5001)), (7, member(false, 5002)), (9, member(true, 5003))]))
     }

@@ -19,6 +19,8 @@
 //!   leadership was confirmed by a majority later than it was executed.
 //! * N4 A dataset that may hold effects which the log does not is never fed on top of: it is rolled back.
 //! * N5 Leadership is handed over only when the successor's log holds all that was executed here; see `handover`.
+//! * N6 Reads on a node that does not lead are executed on a dataset that equals the log at one position, committed and at
+//!   or behind an index that a leader confirmed after they came.
 
 pub mod address;
 pub mod batches;
@@ -30,6 +32,7 @@ pub mod clock;
 pub mod feed;
 pub mod fetch;
 mod follow;
+pub mod follower_reads;
 mod handover;
 mod heal;
 mod install;
@@ -62,6 +65,7 @@ use bridge::Bridge;
 use bytes::Bytes;
 use callers::Callers;
 use change::Changes;
+use follower_reads::FollowerReads;
 use handover::Handover;
 pub use heal::Damage;
 use heal::Healing;
@@ -74,6 +78,7 @@ use removal::Leaving;
 use report::Reports;
 use settings::Settings;
 use snapshot::Snapshots;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use watchdog::Watchdog;
@@ -214,8 +219,11 @@ pub struct Node {
     /// Ids of reads given to the core, and the last one that it confirmed.
     last_read: u64,
     confirmed_read: u64,
+    follower_reads: FollowerReads,
     changes: Changes,
     callers: Callers,
+    /// Members that a joiner was told of, and that its log does not know yet, with their addresses for peers.
+    told: BTreeMap<NodeId, String>,
     partings: Partings,
     leaving: Option<Leaving>,
     handover: Handover,
@@ -224,7 +232,7 @@ pub struct Node {
     healing: Healing,
     snapshots: Snapshots,
     transfers: Transfers,
-    /// The last write handed to the disk.
+    /// The last write handed to the log, as it is since it began; 0: none.
     last_write: WriteId,
     /// Snapshots given to the local Redis so far, in this process.
     loads: u64,
@@ -264,8 +272,10 @@ impl Node {
             epochs: 0,
             last_read: 0,
             confirmed_read: 0,
+            follower_reads: FollowerReads::new(start.seed),
             changes: Changes::default(),
             callers: Callers::default(),
+            told: BTreeMap::new(),
             partings: Partings::default(),
             leaving: None,
             handover: Handover::default(),
@@ -307,6 +317,8 @@ impl Node {
 
     /// What a joiner was told of the members; in force until the log says more.
     pub fn set_known_members<W: World>(&mut self, world: &mut W, members: Members) {
+        let address = |(id, member): (&NodeId, &members::Member)| (*id, member.peer_address.clone());
+        self.told = members.0.iter().map(address).collect();
         self.member_history[0].1 = members;
         self.dial(world);
     }
@@ -327,6 +339,8 @@ impl Node {
             fetch::decode(kind, header, payload).map(|frame| self.on_fetch_frame(world, from, frame))
         } else if transfer::is_kind(kind) {
             transfer::decode(kind, header, payload).map(|frame| self.on_transfer_frame(world, from, frame))
+        } else if follower_reads::is_kind(kind) {
+            follower_reads::decode(kind, header, payload).map(|frame| self.on_read_frame(world, from, frame))
         } else if notices::is_kind(kind) {
             notices::decode(kind, header, payload).map(|notice| {
                 self.on_notice(world, from, notice);
@@ -405,6 +419,7 @@ impl Node {
         self.pump_partings(world);
         self.pump_load(world);
         self.pump_feed(world)?;
+        self.pump_follower_reads(world)?;
         self.pump_incoming(world);
         self.pump_snapshots(world)?;
         self.pump_offers(world);
@@ -421,7 +436,13 @@ impl Node {
         let watched_us = self.handover.deadline_us().min(self.watchdog.deadline_us());
         let snapshot_us = self.snapshots.deadline_us().min(self.transfers.deadline_us());
         let parting_us = parting::deadline_us(&self.partings, self.leaving.as_ref());
-        self.raft.next_deadline_us().min(own_us).min(watched_us).min(snapshot_us).min(parting_us)
+        self.raft
+            .next_deadline_us()
+            .min(self.follower_reads.deadline_us())
+            .min(own_us)
+            .min(watched_us)
+            .min(snapshot_us)
+            .min(parting_us)
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.
@@ -445,7 +466,10 @@ impl Node {
                 self.members_committed(world, before);
                 self.changes_committed(world, index);
             }
-            Output::ReadReady { id, .. } => self.confirmed_read = self.confirmed_read.max(id),
+            Output::ReadReady { id, index } => {
+                self.confirmed_read = self.confirmed_read.max(id);
+                self.follower_reads.confirmed(id, index);
+            }
             Output::ReadFailed { .. } => {} // the leadership that the reads belong to is over: see `Changed`
             Output::Changed { role, term, leader } => self.on_changed(world, role, term, leader),
             Output::MembershipChanged { .. } => {
@@ -522,6 +546,7 @@ impl Node {
     fn on_changed<W: World>(&mut self, world: &mut W, role: Role, term: u64, leader: Option<NodeId>) {
         self.reports.role_changed(role, term, leader);
         if role != Role::Leader {
+            self.follower_reads.leadership_lost();
             self.leadership_lost(world);
             self.changes_lost(world);
         }

@@ -82,6 +82,9 @@ impl Node {
         let mut callers = std::mem::take(&mut self.callers);
         callers.agree(&present, |id| self.was_removed(id));
         self.callers = callers;
+        let mut told = std::mem::take(&mut self.told);
+        told.retain(|id, _| !present.0.contains_key(id) && !self.was_removed(*id));
+        self.told = told;
         self.dial(world);
         self.report_now(world);
     }
@@ -144,10 +147,12 @@ impl Node {
     }
 
     /// Dials whoever is a member, was one by the last decided membership, says that it is one, or must be told that it is
-    /// none.
+    /// none. The first entries that a joiner is sent hold old memberships, without those who came since, perhaps the
+    /// leader: without a link to it the joiner could not answer, and would be sent no more. So whom it was told of is
+    /// dialled until the log knows it.
     pub(super) fn dial<W: World>(&self, world: &mut W) {
-        let mut peers: BTreeMap<NodeId, String> =
-            self.partings.addresses().map(|(id, address)| (id, address.clone())).collect();
+        let mut peers = self.told.clone();
+        peers.extend(self.partings.addresses().map(|(id, address)| (id, address.clone())));
         let decided =
             self.member_history.iter().rposition(|(index, _)| *index <= self.committed).unwrap_or(0);
         for (_, members) in &self.member_history[decided..] {

@@ -111,6 +111,11 @@ impl Node {
         Err(Obstacle { reason, lasting: !suffices(Standing::Silent) })
     }
 
+    /// Whether a node was heard a moment ago, and its process has not ended since.
+    pub(super) fn is_up(&self, id: NodeId, now_us: u64) -> bool {
+        self.standing(id, now_us) == Standing::Up
+    }
+
     fn standing(&self, voter: NodeId, now_us: u64) -> Standing {
         let progress = self.raft.progress().find(|(peer, _)| *peer == voter).map(|(_, progress)| progress);
         match progress {
@@ -158,9 +163,13 @@ impl Node {
         }
         let Some(leaving) = &mut self.leaving else { return };
         leaving.begun = true; // however it came about
-        let due = leaving.ask_again_us.is_none_or(|at| now_us >= at);
-        if let Some(leader) = self.raft.leader().filter(|_| due) {
-            leaving.ask_again_us = Some(now_us + self.settings.request_timeout_ms * 1000);
+        if leaving.ask_again_us.is_some_and(|at| now_us < at) {
+            return;
+        }
+        // Without a leader there is nothing to be woken for: it is asked as soon as there is one.
+        let leader = self.raft.leader();
+        leaving.ask_again_us = leader.map(|_| now_us + self.settings.request_timeout_ms * 1000);
+        if let Some(leader) = leader {
             world.send(leader, encode(&Notice::Leave));
         }
     }

@@ -10,10 +10,14 @@ mod world;
 
 use super::bridge::{Answer, Bridge, Ticket, ToRaft};
 use super::settings::Settings;
+pub use super::snapshot::dump_name;
 use super::status::{LogStatus, State, Status};
 use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
+use crate::log::disk::Disk;
 use crate::log::Log;
+use crate::snapshot::Job;
+pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
 pub use start::{check, read_back};
 use start::{Founding, JoinResult};
@@ -28,6 +32,8 @@ pub struct Setup {
     pub settings: Arc<Settings>,
     /// Directory of the log, absolute.
     pub log_directory: PathBuf,
+    /// Where that is: memory with `raft.persist no`.
+    pub disk: Arc<dyn Disk>,
     /// What clients are told of this node, `host:port`.
     pub address: String,
     /// What peers are told of this node, `host:port`.
@@ -44,19 +50,22 @@ pub struct Found(OnDisk);
 
 /// Opens the log that is there, or says that there is none.
 pub fn find_log(setup: &Setup, links: &Links) -> Result<Option<Found>, String> {
+    if !setup.settings.persist {
+        return start::refuse_persistent_log(&setup.log_directory).map(|()| None);
+    }
     if !Log::exists(&setup.log_directory) {
         return Ok(None);
     }
     let log = start::open(setup, links).map_err(|error| error.to_string())?;
     if log.last_index() > 0 {
-        let on_disk = snapshots::beside(setup, links, log)?;
+        let on_disk = snapshots::open_beside(setup, links, log).map_err(|error| error.to_string())?;
         let OnDisk { log, snapshot, .. } = &on_disk;
         start::check(&setup.log_directory, log, snapshot.as_ref(), &log.holes())
             .map_err(|error| error.to_string())?;
         return Ok(Some(Found(on_disk)));
     }
     drop(log);
-    start::set_aside(&setup.log_directory).map(|()| None)
+    start::set_aside(setup).map(|()| None)
 }
 
 pub struct Runtime {
@@ -198,11 +207,15 @@ impl Runtime {
             (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
                 node.on_add_node(world, ticket, id, address, peer_address)
             }
+            (ToRaft::AddInMemory { ticket, address, peer_address }, Some(node)) => {
+                node.on_add_in_memory(world, ticket, address, peer_address)
+            }
             (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
             (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
             (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
             (
                 ToRaft::AddNode { ticket, .. }
+                | ToRaft::AddInMemory { ticket, .. }
                 | ToRaft::RemoveNode { ticket, .. }
                 | ToRaft::Transfer { ticket, .. }
                 | ToRaft::Compact { ticket, .. },
@@ -220,6 +233,10 @@ impl Runtime {
             (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
             (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
             (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
+            // Of the node that this process was before it was removed.
+            (ToRaft::SnapshotSaved { file, .. }, Some(node)) if !node.is_own_dump(&file) => {
+                world.snapshot(Job::Discard { file })
+            }
             (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
                 node.on_snapshot_saved(world, attempt, file)
             }

@@ -97,6 +97,11 @@ pub enum SettingsError {
          ({request_timeout_ms} ms): one lost heartbeat would start an election"
     )]
     ElectionTimeoutTooShort { election_timeout_ms: u64, request_timeout_ms: u64 },
+    #[error(
+        "id {id} and persist no exclude each other: with its log in memory, this is another node after each start, and an \
+         id is used once; leave id at 0"
+    )]
+    IdInMemory { id: u64 },
     #[error("{name} {value} is not supported yet: leave it at its default")]
     NotSupported { name: &'static str, value: &'static str },
 }
@@ -227,14 +232,15 @@ impl Settings {
             setting.check(&setting.read(self))?;
         }
         // Accepting what has no effect would be a silent difference.
-        for (asked, name, value) in [
-            (!self.persist, "persist", "no"),
-            (self.follower_proxy, "follower-proxy", "yes"),
-            (self.tls_enabled, "tls-enabled", "yes"),
-        ] {
+        for (asked, name, value) in
+            [(self.follower_proxy, "follower-proxy", "yes"), (self.tls_enabled, "tls-enabled", "yes")]
+        {
             if asked {
                 return Err(SettingsError::NotSupported { name, value });
             }
+        }
+        if !self.persist && self.id != 0 {
+            return Err(SettingsError::IdInMemory { id: self.id });
         }
         if self.election_timeout_ms <= self.request_timeout_ms.saturating_mul(2) {
             return Err(SettingsError::ElectionTimeoutTooShort {
@@ -651,9 +657,17 @@ mod tests {
         settings.log_max_cache_bytes = 4096;
         assert_eq!(settings.without_effect().collect::<Vec<_>>(), ["log-max-cache-size"]);
         assert_eq!(settings.validate(), Ok(()));
-        settings.persist = false;
+        settings.follower_proxy = true;
         let error = settings.validate().unwrap_err().to_string();
-        assert_eq!(error, "persist no is not supported yet: leave it at its default");
+        assert_eq!(error, "follower-proxy yes is not supported yet: leave it at its default");
+    }
+
+    #[test]
+    fn a_log_in_memory_has_no_id_of_its_own() {
+        let settings = Settings { persist: false, ..Settings::default() };
+        assert_eq!(settings.validate(), Ok(()));
+        let settings = Settings { id: 7, ..settings };
+        assert_eq!(settings.validate(), Err(SettingsError::IdInMemory { id: 7 }));
     }
 
     #[test]

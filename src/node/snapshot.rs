@@ -24,7 +24,7 @@ use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::snapshot::{About, Done, Draft, Id, Job, SnapshotError};
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Pause after a snapshot that failed: the first, and the longest after several.
 const RETRY_PAUSE_US: u64 = 1_000_000;
@@ -38,7 +38,7 @@ const ENTRY_OVERHEAD_BYTES: u64 = 40;
 const KEPT_PART: u64 = 8;
 
 /// Name of a dump in the server's directory, which several servers may share.
-pub(super) fn dump_name(cluster_id: &str, id: NodeId) -> String {
+pub fn dump_name(cluster_id: &str, id: NodeId) -> String {
     format!("raft-{cluster_id}-{id}.rdb")
 }
 
@@ -290,6 +290,11 @@ impl Node {
             Some(making) => making.file = Some(file),
             None => world.snapshot(Job::Discard { file }),
         }
+    }
+
+    /// Whether a dump has the name that this node gives to its own.
+    pub fn is_own_dump(&self, file: &Path) -> bool {
+        file.file_name().is_some_and(|name| *name == *dump_name(&self.cluster_id, self.id))
     }
 
     pub fn on_snapshot_failed<W: World>(&mut self, world: &mut W, attempt: u64, reason: &str) {

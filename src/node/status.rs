@@ -238,6 +238,8 @@ pub struct GateStats {
     pub failed_clients: u64,
     /// Batches of reads that were answered by a lease, or by the leader's own state, without waiting.
     pub immediate_batches: u64,
+    /// Reads that were answered here while another node led.
+    pub follower_reads: u64,
     /// How long the lease lasts from now on.
     pub lease_left_us: u64,
     pub proxy_reqs: u64,

@@ -239,7 +239,8 @@ fn has_no_data(ctx: Context) -> Result<(), String> {
     }
 }
 
-/// `RAFT.NODE ADD|INVITE <id or 0> <host:port> [peer host:port]`, `RAFT.NODE REMOVE <id>`.
+/// `RAFT.NODE ADD|INVITE <id or 0> <host:port> [peer host:port]`, `RAFT.NODE REMOVE <id>`; a node that keeps its log in
+/// memory asks by `RAFT.NODE INVITE 0 <host:port> <peer host:port> MEMORY`.
 pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
     let state = main_thread::get();
     let words = ffi::arguments(argv, argc);
@@ -253,13 +254,24 @@ pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int
         }
         None => return ffi::wrong_arity(ctx),
     };
-    let (id, address, peer) = match &words[2..] {
+    let in_memory = words.len() == 6 && is(words[5], "memory") && matches!(form, Form::Invitation);
+    let end = if in_memory { 5 } else { words.len() };
+    let (id, address, peer) = match &words[2..end] {
         [id, address] => (ffi::lossy(*id), ffi::lossy(*address), None),
         [id, address, peer] => (ffi::lossy(*id), ffi::lossy(*address), Some(ffi::lossy(*peer))),
         _ => return ffi::wrong_arity(ctx),
     };
     match parse_node(&id, &address, peer) {
         Err(reason) => ffi::reply_error(ctx, &format!("ERR {reason}")),
+        Ok((id, ..)) if in_memory && id != 0 => ffi::reply_error(
+            ctx,
+            "ERR a node that keeps its log in memory cannot choose its id: it must be 0",
+        ),
+        Ok((_, address, peer_address)) if in_memory => {
+            let timeout_ms = super::configs::current().join_timeout_ms as i64;
+            let request = |ticket| ToRaft::AddInMemory { ticket, address, peer_address };
+            state.tickets.issue(ctx, form, timeout_ms, request)
+        }
         Ok((id, address, peer_address)) => {
             let timeout_ms = super::configs::current().join_timeout_ms as i64;
             let request = |ticket| ToRaft::AddNode { ticket, id, address, peer_address };

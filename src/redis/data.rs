@@ -16,9 +16,13 @@ use crate::node::status::{State, Status};
 use crate::resp::key_slot;
 use redis_module::raw;
 use std::ffi::{c_int, CStr};
+use std::time::Duration;
 
 /// Replicate; errors as replies; the client's protocol version; its ACL user; respect maxmemory.
 pub const CALL_FORMAT: &CStr = c"!E0CMv";
+
+/// As above, but nothing is replicated: for commands that only read.
+const READ_FORMAT: &CStr = c"E0Cv";
 
 pub unsafe extern "C" fn raft_command(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
     run(ctx, ffi::arguments(argv, argc), wait::Patience::Fresh)
@@ -30,6 +34,9 @@ pub fn run(ctx: Context, words: &[Text], patience: wait::Patience) -> c_int {
         return ffi::wrong_arity(ctx);
     }
     let state = main_thread::get();
+    if state.transactions.is_closing(ffi::client_id(ctx)) {
+        return ffi::reply_error(ctx, NO_LEADER); // nobody reads it
+    }
     let command = &words[1..];
     let second = command.get(1).map(|word| ffi::bytes(*word));
     let class = state.table.borrow().classify(ffi::bytes(command[0]), second, command.len());
@@ -42,7 +49,7 @@ pub fn run(ctx: Context, words: &[Text], patience: wait::Patience) -> c_int {
                     if class == Class::Transaction {
                         state.transactions.refused(ffi::client_id(ctx));
                     }
-                    elsewhere(ctx, state, command, patience)
+                    elsewhere(ctx, state, command, class, patience)
                 }
             }
         }
@@ -93,6 +100,20 @@ fn call_and_hold(ctx: Context, state: &MainThread, command: &[Text]) -> c_int {
 
 /// Runs a data command for the calling client. `Err`: it was refused before it ran.
 pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
+    let reply = call_as(ctx, command, CALL_FORMAT)?;
+    // The server words a missing right differently inside a module.
+    match reply.is_error() {
+        true => access::refusal(ctx, command).map_or(Ok(reply), Err),
+        false => Ok(reply),
+    }
+}
+
+/// Runs a read for the user of the context, whose rights to the command itself were looked at before.
+pub fn call_in_feed(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
+    call_as(ctx, command, READ_FORMAT)
+}
+
+fn call_as(ctx: Context, command: &[Text], format: &CStr) -> Result<ffi::CallReply, String> {
     let state = main_thread::get();
     let nothread = &state.words.nothread;
     let unthreaded = unthreaded(command, ffi::bytes, nothread.0);
@@ -104,14 +125,9 @@ pub fn call(ctx: Context, command: &[Text]) -> Result<ffi::CallReply, String> {
         CStr::from_bytes_with_nul(unsafe { std::slice::from_raw_parts(name.as_ptr(), name.len() + 1) })
             .map_err(|_| "ERR unknown command".to_string())?;
     let outer = state.executing.replace(true);
-    let reply = ffi::call_vector(ctx, name, CALL_FORMAT, &command[1..]);
+    let reply = ffi::call_vector(ctx, name, format, &command[1..]);
     state.executing.set(outer);
-    match reply {
-        // The server words a missing right differently inside a module.
-        Some(reply) if reply.is_error() => access::refusal(ctx, command).map_or(Ok(reply), Err),
-        Some(reply) => Ok(reply),
-        None => Err(format!("ERR {}", std::io::Error::last_os_error())),
-    }
+    reply.ok_or_else(|| format!("ERR {}", std::io::Error::last_os_error()))
 }
 
 /// What this connection wrote before was answered, so a majority has it on disk. Calling the server's own WAIT
@@ -124,11 +140,26 @@ fn execute_wait(ctx: Context, state: &MainThread) -> c_int {
 }
 
 /// This node does not lead, or not yet.
-fn elsewhere(ctx: Context, state: &MainThread, command: &[Text], patience: wait::Patience) -> c_int {
+fn elsewhere(
+    ctx: Context,
+    state: &MainThread,
+    command: &[Text],
+    class: Class,
+    patience: wait::Patience,
+) -> c_int {
     let status = state.bridge.status();
     match status.state {
         State::Uninitialized | State::Joining => return ffi::reply_error(ctx, "NOCLUSTER No Raft Cluster"),
         State::Removed => return removed(ctx, state, &status, command),
+        State::Up if patience == wait::Patience::Fresh && only_reads(command, class) => {
+            if state.follower_reads.serve(ctx) {
+                let result = state.follower_reads.ask(ctx, command);
+                if state.gate.has_slept() {
+                    state.follower_reads.tell(state);
+                }
+                return result;
+            }
+        }
         State::Loading | State::Up => {}
     }
     match (leader_elsewhere(&status), patience) {
@@ -138,13 +169,28 @@ fn elsewhere(ctx: Context, state: &MainThread, command: &[Text], patience: wait:
     }
 }
 
-/// A client that came while this node was a member looks for the cluster; a later one was told a wrong address.
+/// How long clients that come to a removed node are sent on: the others may still be sending them here.
+const SENT_ON: Duration = Duration::from_secs(60);
+
+/// Clients that came to the cluster are sent there: those that were connected when this node was removed, and those that
+/// were redirected here until then and come a moment later. Others are told that this is the wrong place.
 fn removed(ctx: Context, state: &MainThread, status: &Status, command: &[Text]) -> c_int {
+    let sent_on = state
+        .retired
+        .get()
+        .is_none_or(|(at, last_client)| ffi::client_id(ctx) <= last_client || at.elapsed() < SENT_ON);
     match &status.leader_addr {
-        Some(address) if ffi::client_id(ctx) <= state.last_member_client.get() => {
-            ffi::reply_error(ctx, &moved(slot_of(ctx, command), address))
-        }
+        Some(address) if sent_on => ffi::reply_error(ctx, &moved(slot_of(ctx, command), address)),
         _ => ffi::reply_error(ctx, REMOVED),
+    }
+}
+
+/// Whether the command changes nothing and never waits.
+fn only_reads(command: &[Text], class: Class) -> bool {
+    match class {
+        Class::Read => true,
+        Class::Blocking { write: false } => !blocking_words(command),
+        _ => false,
     }
 }
 

@@ -146,6 +146,11 @@ impl Gate {
         result
     }
 
+    /// What this turn has executed was closed as a batch; what comes now belongs to the next one.
+    pub fn has_slept(&self) -> bool {
+        self.slept.get()
+    }
+
     pub fn after_sleep(&self) {
         self.slept.set(false);
     }

@@ -75,6 +75,7 @@ pub fn fields(build: &Build, status: &Status, gate: &GateStats) -> Vec<Field> {
     fields.add("released_batches", gate.released_batches);
     fields.add("failed_clients", gate.failed_clients);
     fields.add("immediate_batches", gate.immediate_batches);
+    fields.add("follower_reads", gate.follower_reads);
     fields.add("lease_ms_left", gate.lease_left_us / 1000);
     fields.add("corrupt_entries", status.log.corrupt_entries);
     fields.add("repaired_entries", status.log.repaired_entries);
@@ -205,7 +206,7 @@ mod tests {
         snapshot_last_idx snapshot_last_term snapshot_size snapshot_time_secs snapshots_created snapshots_received \
         snapshot_in_progress proxy_reqs proxy_failed_reqs proxy_outstanding_reqs leader_changes transfers failed_transfers \
         stalled disk_stalls main_stalls held_clients \
-        released_batches failed_clients immediate_batches lease_ms_left corrupt_entries repaired_entries first_hole trusted \
+        released_batches failed_clients immediate_batches follower_reads lease_ms_left corrupt_entries repaired_entries first_hole trusted \
         log_prepare_failures log_prepare_last_error";
 
     fn status() -> Status {

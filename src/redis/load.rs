@@ -8,10 +8,12 @@ use super::info::Build;
 use super::main_thread::{self, MainThread, Words};
 use super::options::Arguments;
 use super::{
-    admin, configs, data, filter, logger, roles, settings, shutdown, signals, snapshot, symbols, topology,
-    transfer,
+    admin, configs, data, filter, follower_reads, logger, roles, settings, shutdown, signals, snapshot,
+    symbols, topology, transfer,
 };
 use crate::link::{LinkConfig, Links};
+use crate::log::disk::{Disk, SystemDisk};
+use crate::log::memory::MemoryDisk;
 use crate::node::address::HostPort;
 use crate::node::bridge::{Bridge, ToMain, ToRaft};
 use crate::node::runtime::{find_log, Found, Runtime, Setup};
@@ -72,7 +74,9 @@ fn load(ctx: Context, words: &[Text]) -> Result<(), String> {
         reconnect_interval: Duration::from_millis(settings.reconnect_interval_ms),
     })
     .map_err(|error| error.to_string())?;
-    check_directory(&setup.log_directory)?;
+    if settings.persist {
+        check_directory(&setup.log_directory)?;
+    }
     let found = find_log(&setup, &links)?;
     let table = command_table(ctx, &settings)?;
     register_commands(ctx)?;
@@ -94,9 +98,14 @@ fn setup(ctx: Context, settings: &Arc<Settings>) -> Result<Setup, String> {
     let directory = std::env::current_dir()
         .map_err(|error| format!("cannot find the server's working directory: {error}"))?
         .join(&settings.log_filename);
+    let disk: Arc<dyn Disk> = match settings.persist {
+        true => Arc::new(SystemDisk),
+        false => Arc::new(MemoryDisk::new(&directory)),
+    };
     Ok(Setup {
         settings: settings.clone(),
         log_directory: directory,
+        disk,
         address,
         peer_address,
         server: server_address(ctx, port)?,
@@ -221,6 +230,7 @@ fn register_commands(ctx: Context) -> Result<(), String> {
     ffi::create_command(ctx, c"RAFT.TOPOLOGY", topology::topology_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.DENIED", topology::denied_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.APPLIED", roles::applied_command, anytime)?;
+    ffi::create_command(ctx, c"RAFT.READ", follower_reads::read_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.MARK", roles::mark_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.SNAPSHOT", snapshot::snapshot_command, anytime)?;
     ffi::create_command(ctx, c"RAFT.CLUSTER", admin::cluster_command, admin_flags)?;
@@ -283,6 +293,7 @@ fn start(
         access: Access::new(),
         table: RefCell::new(table),
         waiters: Default::default(),
+        follower_reads: Default::default(),
         transactions: Default::default(),
         blocked: Default::default(),
         tickets: Default::default(),
@@ -308,8 +319,9 @@ fn start(
         executing: Cell::new(false),
         shutdown: Default::default(),
         pause_due: Cell::new(false),
+        pause_ends: Cell::new(None),
         follow_due: Cell::new(false),
-        last_member_client: Cell::new(0),
+        retired: Cell::new(None),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });

@@ -12,6 +12,7 @@ pub mod configs;
 mod data;
 mod ffi;
 mod filter;
+mod follower_reads;
 mod gate;
 pub mod info;
 mod load;

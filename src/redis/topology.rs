@@ -27,7 +27,14 @@ pub fn run(ctx: Context, words: &[Text], patience: Patience) -> c_int {
     if !command.eq_ignore_ascii_case(b"cluster") {
         return match status.state {
             State::Uninitialized => ffi::reply_error(ctx, "NOCLUSTER No Raft Cluster"),
-            _ => ffi::reply_status(ctx, "OK"), // READONLY, READWRITE, ASKING: every read is linearizable anyway
+            _ => {
+                if command.eq_ignore_ascii_case(b"readonly") {
+                    state.follower_reads.begin(ctx);
+                } else if command.eq_ignore_ascii_case(b"readwrite") {
+                    state.follower_reads.end(ffi::client_id(ctx));
+                }
+                ffi::reply_status(ctx, "OK")
+            }
         };
     }
     let arguments: Vec<&[u8]> = words[2..].iter().map(|word| ffi::bytes(*word)).collect();
@@ -97,6 +104,7 @@ fn fields() -> Vec<info::Field> {
         status.log.applied_index = state.bridge.applied();
     }
     let lease_left_us = state.bridge.lease_until_us().saturating_sub(clock::now_us());
-    let gate = GateStats { lease_left_us, ..state.gate.stats() };
+    let follower_reads = state.follower_reads.served();
+    let gate = GateStats { lease_left_us, follower_reads, ..state.gate.stats() };
     info::fields(&state.build, &status, &gate)
 }

@@ -44,29 +44,38 @@ pub fn for_leader(ctx: Context, state: &MainThread) -> c_int {
     }
     let number = state.waiters.next.get() + 1;
     state.waiters.next.set(number);
-    // SAFETY: the callbacks are functions of this file; the private data is a `Reason`; the timer's argument is a
-    // number.
-    let blocked = unsafe {
-        let blocked = api!(RedisModule_BlockClient)(ctx, Some(again), None, Some(woken), 0);
-        api!(RedisModule_SetDisconnectCallback)(blocked, Some(disconnected));
+    let blocked = block(ctx);
+    // SAFETY: the callback is a function of this file; its argument is a number.
+    unsafe {
         api!(RedisModule_CreateTimer)(
             ctx,
             timeout_ms as i64,
             Some(timed_out),
             number as usize as *mut c_void,
         );
-        blocked
-    };
+    }
     state.waiters.clients.borrow_mut().insert(number, blocked);
     ffi::OK
+}
+
+/// Blocks the client until [`Waiters::wake`]. Whoever calls this puts it on the one list from which it is woken.
+pub fn block(ctx: Context) -> *mut raw::RedisModuleBlockedClient {
+    // SAFETY: the callbacks are functions of this file; the private data is a `Reason`.
+    unsafe {
+        let blocked = api!(RedisModule_BlockClient)(ctx, Some(again), None, Some(woken), 0);
+        api!(RedisModule_SetDisconnectCallback)(blocked, Some(disconnected));
+        blocked
+    }
 }
 
 /// Why a client waits no more; its private data. The server frees only what is not null.
 #[repr(usize)]
 #[derive(Clone, Copy)]
-enum Reason {
+pub enum Reason {
     GoOn = 1,
     Expired = 2,
+    /// Its reply is there already.
+    Answered = 3,
 }
 
 impl Waiters {
@@ -80,8 +89,8 @@ impl Waiters {
         self.waking.get() > 0
     }
 
-    /// `blocked` was just taken off the list.
-    fn wake(&self, blocked: *mut raw::RedisModuleBlockedClient, reason: Reason) {
+    /// `blocked` was just taken off its list.
+    pub fn wake(&self, blocked: *mut raw::RedisModuleBlockedClient, reason: Reason) {
         self.waking.set(self.waking.get() + 1);
         // SAFETY: still blocked, as it was on the list; the private data is a number that is never followed.
         unsafe { api!(RedisModule_UnblockClient)(blocked, reason as usize as *mut c_void) };
@@ -103,18 +112,23 @@ unsafe extern "C" fn timed_out(_: Context, number: *mut c_void) {
 }
 
 unsafe extern "C" fn disconnected(_: Context, blocked: *mut raw::RedisModuleBlockedClient) {
-    let waiters = &main_thread::get().waiters;
+    let state = main_thread::get();
+    let waiters = &state.waiters;
     let mut clients = waiters.clients.borrow_mut();
     let number = clients.iter().find(|(_, other)| **other == blocked).map(|(number, _)| *number);
-    if let Some(number) = number {
-        clients.remove(&number);
+    if number.is_some_and(|number| clients.remove(&number).is_some()) || state.follower_reads.forget(blocked)
+    {
         // The server wants a client that left to be unblocked all the same.
         waiters.wake(blocked, Reason::GoOn);
     }
 }
 
 unsafe extern "C" fn again(ctx: Context, argv: *mut Text, argc: c_int) -> c_int {
-    if api!(RedisModule_GetBlockedClientPrivateData)(ctx) as usize == Reason::Expired as usize {
+    let reason = api!(RedisModule_GetBlockedClientPrivateData)(ctx) as usize;
+    if reason == Reason::Answered as usize {
+        return ffi::OK;
+    }
+    if reason == Reason::Expired as usize {
         return ffi::reply_error(ctx, data::NO_LEADER);
     }
     let words = ffi::arguments(argv, argc);

@@ -18,6 +18,7 @@ fn one_of_three() -> Fixture {
         voting: true,
         address: format!("host:{port}"),
         peer_address: format!("host:{}", port + 10000),
+        in_memory: false,
     };
     let members = Members([(5, member(1)), (6, member(2)), (7, member(3))].into());
     writer.append(1, Kind::Membership, &members.encode());

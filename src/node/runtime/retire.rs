@@ -33,11 +33,10 @@ impl Runtime {
             Worker::finish(worker);
         }
         let directory = &self.setup.log_directory;
-        match start::move_aside(directory, &format!("removed-{id}")) {
-            Ok(moved) => log::warn!(
-                "node {id} was removed from cluster {cluster_id}: its log was moved to {}, its data is dropped, and it \
-                 takes no commands. RAFT.CLUSTER JOIN makes it a new node",
-                moved.display()
+        match start::put_away(&self.setup, &format!("removed-{id}")) {
+            Ok(done) => log::warn!(
+                "node {id} was removed from cluster {cluster_id}: its log was {done}, its data is dropped, and it takes no \
+                 commands. RAFT.CLUSTER JOIN makes it a new node"
             ),
             Err(error) => log::error!(
                 "node {id} was removed from cluster {cluster_id}, and its log cannot be moved away, {}: {error}. Move \

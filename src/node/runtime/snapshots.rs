@@ -4,10 +4,12 @@
 use super::start;
 use super::Setup;
 use crate::link::Links;
-use crate::log::disk::SystemDisk;
+use crate::log::disk::Disk;
 use crate::log::Log;
+use crate::node::Fatal;
 use crate::snapshot::{About, Done, Job, SnapshotError, Store};
 use mio::Waker;
+use std::path::Path;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -63,32 +65,50 @@ pub(super) struct OnDisk {
     pub snapshot: Option<About>,
 }
 
-/// Opens the snapshots beside a log that was just opened, and makes both fit: an installation that was interrupted
-/// between the snapshot and the log is finished, and what the snapshot holds is not missed in the log.
+/// Opens the snapshots beside a log that was just opened, and makes both fit.
 ///
-/// Errors: what the log begins behind is in no intact snapshot.
-pub(super) fn beside(setup: &Setup, links: &Links, mut log: Log) -> Result<OnDisk, String> {
-    let directory = &setup.log_directory;
+/// Errors: as [`beside`], and the log's.
+pub(super) fn open_beside(setup: &Setup, links: &Links, mut log: Log) -> Result<OnDisk, Fatal> {
+    let (store, anew) = beside(setup.disk.clone(), &setup.log_directory, &mut log)?;
+    if let Some(base) = anew {
+        drop(log);
+        log = start::replace_log(setup, links, base)?;
+    }
+    let snapshot = store.newest().cloned();
+    Ok(OnDisk { log, store, snapshot })
+}
+
+/// Opens the snapshots beside a log that was just opened; what the newest one holds is not missed in the log. The
+/// position, if there is one, is that of a snapshot whose installation was interrupted before the log was replaced: it
+/// must begin anew there before anything is done with it.
+///
+/// Errors: the disk's; what the log begins behind is in no intact snapshot.
+pub fn beside(
+    disk: Arc<dyn Disk>,
+    directory: &Path,
+    log: &mut Log,
+) -> Result<(Store, Option<(u64, u64)>), Fatal> {
     let cluster_id = log.identity().cluster_id.clone();
-    let (store, opened) =
-        Store::open(Arc::new(SystemDisk), directory, &cluster_id).map_err(|error| error.to_string())?;
+    let (store, opened) = Store::open(disk, directory, &cluster_id)?;
     for file in &opened.leftovers {
         log::warn!("removed the half-made snapshot {}", file.display());
     }
     let base = log.base();
     let Some(about) = store.newest().cloned() else {
         return match (base.0, first(opened.damaged)) {
-            (0, None) => Ok(OnDisk { log, store, snapshot: None }),
+            (0, None) => Ok((store, None)),
             (0, Some(error)) => {
                 log::error!("{error}. It is not needed: the log holds all entries");
-                Ok(OnDisk { log, store, snapshot: None })
+                Ok((store, None))
             }
-            (index, Some(error)) => Err(format!("{error}. The log holds only what follows entry {index}")),
-            (index, None) => Err(format!(
+            (index, Some(error)) => {
+                Err(Fatal::Start(format!("{error}. The log holds only what follows entry {index}")))
+            }
+            (index, None) => Err(Fatal::Start(format!(
                 "{}: the log begins behind entry {index}, and there is no snapshot of what lies before: restore the \
                  missing snapshot-*.rdb and its .about, or move the directory away and let this node join anew",
                 directory.display()
-            )),
+            ))),
         };
     };
     for error in &opened.damaged {
@@ -96,13 +116,13 @@ pub(super) fn beside(setup: &Setup, links: &Links, mut log: Log) -> Result<OnDis
     }
     if about.id.index < base.0 {
         let reason = first(opened.damaged).map_or(String::new(), |error| format!("{error}. "));
-        return Err(format!(
+        return Err(Fatal::Start(format!(
             "{reason}{}: the newest intact snapshot is of entry {}, the log begins behind entry {}: the entries between \
              are missing; restore the newer snapshot, or move the directory away and let this node join anew",
             directory.display(),
             about.id.index,
             base.0
-        ));
+        )));
     }
     let position = (about.id.index, about.id.term);
     let held = position == base || log.info(about.id.index).is_some_and(|info| info.term == about.id.term);
@@ -115,15 +135,13 @@ pub(super) fn beside(setup: &Setup, links: &Links, mut log: Log) -> Result<OnDis
             );
             log.purge(about.id.index);
         }
-        return Ok(OnDisk { log, store, snapshot: Some(about) });
+        return Ok((store, None));
     }
     log::warn!(
         "the log ends before the snapshot of entry {}, or is another one: it begins anew there",
         position.0
     );
-    drop(log);
-    let log = start::replace_log(setup, links, position).map_err(|error| error.to_string())?;
-    Ok(OnDisk { log, store, snapshot: Some(about) })
+    Ok((store, Some(position)))
 }
 
 fn first(damaged: Vec<SnapshotError>) -> Option<SnapshotError> {

@@ -3,10 +3,9 @@
 use super::snapshots::{self, OnDisk, Worker};
 use super::{Runtime, Setup};
 use crate::consensus::{EntryMeta, NodeId, Position};
-use crate::limits::SECRET_BYTES;
+use crate::limits::{MEMORY_SEGMENT_MAX_BYTES, SECRET_BYTES};
 use crate::link::join::request;
 use crate::link::{Links, PeerIdentity};
-use crate::log::disk::SystemDisk;
 use crate::log::{Entry, HardState, Hole, Identity, Kind, Log, LogError, Options, WriteRequest};
 use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::node::members::{Member, Members};
@@ -34,6 +33,15 @@ pub(super) struct Invitation {
     members: Members,
 }
 
+/// What a node says of itself when it asks to be invited.
+struct Joiner {
+    /// 0: it has no wish.
+    id: NodeId,
+    address: String,
+    peer_address: String,
+    in_memory: bool,
+}
+
 /// A cluster that waits for the dump of the server's data.
 pub(super) struct Founding {
     ticket: Ticket,
@@ -45,23 +53,49 @@ pub(super) struct Founding {
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) fn open(setup: &Setup, links: &Links) -> Result<Log, LogError> {
-    let (log, recovery) = Log::open(&setup.log_directory, options(setup), notify(links))?;
+    let (disk, directory) = (setup.disk.clone(), &setup.log_directory);
+    let (log, recovery) = Log::open_on(disk, directory, options(setup), notify(links))?;
     log::info!("log {}: {recovery}", setup.log_directory.display());
     Ok(log)
 }
 
 /// A node that was stopped between its invitation and the first entry from the leader has promised nothing to
 /// anybody, and does not know where its peers are: it may join again, under another id.
-pub(super) fn set_aside(directory: &Path) -> Result<(), String> {
-    let moved = move_aside(directory, "incomplete").map_err(|error| {
-        format!("cannot move the log of an unfinished join aside, {}: {error}", directory.display())
+pub(super) fn set_aside(setup: &Setup) -> Result<(), String> {
+    let done = put_away(setup, "incomplete").map_err(|error| {
+        let directory = setup.log_directory.display();
+        format!("cannot move the log of an unfinished join aside, {directory}: {error}")
     })?;
-    log::warn!("an unfinished join left a log without an entry; it was moved to {}", moved.display());
+    log::warn!("an unfinished join left a log without an entry; it was {done}");
     Ok(())
 }
 
+/// A node that keeps its log in memory must not be one that has promised something on disk.
+pub(super) fn refuse_persistent_log(directory: &Path) -> Result<(), String> {
+    match Log::exists(directory) {
+        false => Ok(()),
+        true => Err(format!(
+            "raft.persist is no, and {} holds the log of a node: without it this would be another node. Remove that one \
+             from its cluster by RAFT.NODE REMOVE, move its directory away, and join anew; or leave raft.persist at yes",
+            directory.display()
+        )),
+    }
+}
+
+/// What is not used any more goes out of the way: aside, or away if it is in memory. Says what was done.
+pub(super) fn put_away(setup: &Setup, why: &str) -> std::io::Result<String> {
+    let Setup { log_directory, disk, .. } = setup;
+    if setup.settings.persist {
+        return Ok(format!("moved to {}", move_aside(log_directory, why)?.display()));
+    }
+    for name in disk.list(log_directory)? {
+        disk.remove(&log_directory.join(name))?;
+    }
+    Ok("in memory, and is dropped".to_string())
+}
+
 /// Gives a directory a name that says why it is not used any more, and that nothing has; says which.
-pub(super) fn move_aside(directory: &Path, why: &str) -> std::io::Result<PathBuf> {
+fn move_aside(directory: &Path, why: &str) -> std::io::Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut number = 0;
     loop {
@@ -81,7 +115,15 @@ pub(super) fn move_aside(directory: &Path, why: &str) -> std::io::Result<PathBuf
 
 fn options(setup: &Setup) -> Options {
     let defaults = Options::default();
-    Options { segment_bytes: setup.settings.log_segment_bytes, fsync: setup.settings.log_fsync, ..defaults }
+    let (segment_bytes, fsync) = (setup.settings.log_segment_bytes, setup.settings.log_fsync);
+    match setup.settings.persist {
+        true => Options { segment_bytes, fsync, ..defaults },
+        // Segments that are ready ahead take memory.
+        false => {
+            let segment_bytes = segment_bytes.min(MEMORY_SEGMENT_MAX_BYTES);
+            Options { segment_bytes, fsync, direct_io: false, ..defaults }
+        }
+    }
 }
 
 /// Makes the log an empty one behind `base`, and opens it.
@@ -96,9 +138,11 @@ pub(super) type Replace = Box<dyn Fn(Position) -> Result<Log, LogError> + Send>;
 /// Replaces and opens the log, whenever it is called; the log must not be open.
 pub(super) fn replacer(setup: &Setup, links: &Links) -> Replace {
     let (directory, options, waker) = (setup.log_directory.clone(), options(setup), links.waker());
+    let disk = setup.disk.clone();
     Box::new(move |base| {
-        crate::log::replace(&SystemDisk, &directory, (base.index, base.term), options.segment_bytes)?;
-        let (log, recovery) = Log::open(&directory, options.clone(), waking(waker.clone()))?;
+        crate::log::replace(disk.as_ref(), &directory, (base.index, base.term), options.segment_bytes)?;
+        let opened = Log::open_on(disk.clone(), &directory, options.clone(), waking(waker.clone()));
+        let (log, recovery) = opened?;
         log::info!("log {}: {recovery}", directory.display());
         Ok(log)
     })
@@ -119,7 +163,7 @@ fn waking(waker: Arc<Waker>) -> Box<dyn Fn() + Send + Sync> {
 impl Runtime {
     /// Starts a node on a log that was just made.
     fn start_new_node(&mut self, log: Log) -> Result<(), Fatal> {
-        let on_disk = snapshots::beside(&self.setup, &self.world.links, log).map_err(Fatal::Start)?;
+        let on_disk = snapshots::open_beside(&self.setup, &self.world.links, log)?;
         self.start_node(on_disk)?;
         let port = self.world.links.feed_port();
         self.world.bridge.tell_main(ToMain::Follow { port });
@@ -187,6 +231,7 @@ impl Runtime {
             voting: true,
             address: self.setup.address.clone(),
             peer_address: self.setup.peer_address.clone(),
+            in_memory: !self.setup.settings.persist,
         };
         let mut secret = [0; SECRET_BYTES];
         getrandom::fill(&mut secret).expect("the system has random numbers: the links needed them at load");
@@ -208,12 +253,18 @@ impl Runtime {
     /// The dump of the server's data is there. Until the log begins behind it there is no cluster: a restart in between
     /// sets the directory aside.
     pub(super) fn found_with_data(&mut self, file: PathBuf) -> Result<(), Fatal> {
-        let Some(Founding { ticket, identity, members }) = self.founding.take() else { return Ok(()) };
+        let Some(Founding { ticket, identity, members }) = self.founding.take() else {
+            // For a node that was removed meanwhile.
+            if let Err(error) = std::fs::remove_file(&file) {
+                log::error!("cannot remove {}: {error}", file.display());
+            }
+            return Ok(());
+        };
         let (cluster_id, node_id) = (identity.cluster_id.clone(), identity.node_id);
         let log = self.create_log(identity, Some(HardState { term: 1, vote: None }), Vec::new());
         let draft = Draft { index: 1, term: 1, members: members.encode().into(), used_ids: vec![node_id] };
         let log = log.map_err(|error| error.to_string()).and_then(|log| {
-            let opened = Store::open(std::sync::Arc::new(SystemDisk), &self.setup.log_directory, &cluster_id);
+            let opened = Store::open(self.setup.disk.clone(), &self.setup.log_directory, &cluster_id);
             let (mut store, _) = opened.map_err(|error| error.to_string())?;
             if let Some(Done::Kept { result: Err(error) }) = store.run(Job::Keep { source: file, draft }) {
                 return Err(error.to_string());
@@ -243,8 +294,9 @@ impl Runtime {
             }
             Err(reason) => {
                 // What was begun is no cluster; it is set aside, so that INIT can be tried again.
-                if Log::exists(&self.setup.log_directory) {
-                    if let Err(error) = set_aside(&self.setup.log_directory) {
+                let Setup { disk, log_directory, .. } = &self.setup;
+                if Log::exists_on(disk.as_ref(), log_directory) {
+                    if let Err(error) = set_aside(&self.setup) {
                         log::error!("{error}");
                     }
                 }
@@ -269,7 +321,8 @@ impl Runtime {
         entries: Vec<Entry>,
     ) -> Result<Log, LogError> {
         let directory = &self.setup.log_directory;
-        let mut log = Log::create(directory, identity, options(&self.setup), notify(&self.world.links))?;
+        let (disk, options) = (self.setup.disk.clone(), options(&self.setup));
+        let mut log = Log::create_on(disk, directory, identity, options, notify(&self.world.links))?;
         if hard_state.is_some() {
             log.submit(WriteRequest { id: 1, hard_state, entries, ..WriteRequest::default() });
             while log.durable()? < 1 {
@@ -294,7 +347,8 @@ impl Runtime {
             .then(|| (settings.cluster_user.clone(), settings.cluster_password.clone()));
         // An id is used once: the one that was taken out does not come back.
         let id = if self.without_cluster == State::Removed { 0 } else { settings.id };
-        let own = (id, self.setup.address.clone(), self.setup.peer_address.clone());
+        let (address, peer_address) = (self.setup.address.clone(), self.setup.peer_address.clone());
+        let own = Joiner { id, address, peer_address, in_memory: !settings.persist };
         let timeouts = (
             Duration::from_millis(settings.join_timeout_ms),
             Duration::from_millis(settings.connection_timeout_ms + settings.response_timeout_ms),
@@ -403,18 +457,19 @@ pub fn read_back(log: &Log, snapshot: Option<&About>) -> Result<ReadBack, Fatal>
 fn ask_for_invitation(
     addresses: &[String],
     credentials: Option<(String, String)>,
-    (id, address, peer_address): (NodeId, String, String),
+    Joiner { id, address, peer_address, in_memory }: Joiner,
     (patience, per_request): (Duration, Duration),
 ) -> JoinResult {
     let until = Instant::now() + patience;
     let id = id.to_string();
-    let args: [&[u8]; 5] =
-        [b"RAFT.NODE", b"INVITE", id.as_bytes(), address.as_bytes(), peer_address.as_bytes()];
+    let words: [&[u8]; 6] =
+        [b"RAFT.NODE", b"INVITE", id.as_bytes(), address.as_bytes(), peer_address.as_bytes(), b"MEMORY"];
+    let args = if in_memory { &words } else { &words[..5] };
     loop {
         let mut reason = "no address was given".to_string();
         for seed in addresses {
             let credentials = credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
-            match request(seed, credentials, &args, per_request) {
+            match request(seed, credentials, args, per_request) {
                 Ok(Reply::Error(error)) => {
                     if !error.starts_with("CLUSTERDOWN") && !error.starts_with("LOADING") {
                         return Err(format!("{seed} refused: {error}"));

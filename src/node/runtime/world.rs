@@ -77,7 +77,9 @@ impl RealWorld {
     pub fn configure(&mut self, settings: &Settings) {
         if let Some(log) = &mut self.log {
             log.set_fsync(settings.log_fsync);
-            if let Err(error) = log.set_scrub_rate(settings.log_scrub_bytes_per_s) {
+            // Memory is not a disk that is read too seldom.
+            let rate = if settings.persist { settings.log_scrub_bytes_per_s } else { 0 };
+            if let Err(error) = log.set_scrub_rate(rate) {
                 log::error!("the log is not checked in the background: {error}");
             }
         }

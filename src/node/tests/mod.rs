@@ -6,6 +6,7 @@ mod handing_over;
 mod healing;
 mod leading;
 mod leasing;
+mod reading;
 mod snapshots;
 mod standing_still;
 mod world;
@@ -13,7 +14,7 @@ mod world;
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};
 use super::members::{Member, Members};
 use super::settings::Settings;
-use super::{fetch, notices, wire, Node, Start};
+use super::{fetch, follower_reads, notices, wire, Node, Start};
 use crate::consensus::{Body, Message, NodeId, Position};
 use crate::log::{Entry, HardState, Kind};
 use crate::resp;
@@ -41,6 +42,7 @@ fn members(voters: &[NodeId]) -> Members {
         voting: true,
         address: format!("host:{}", 5000 + id),
         peer_address: format!("host:{}", 15000 + id),
+        in_memory: false,
     };
     Members(voters.iter().map(|id| (*id, member(id))).collect::<BTreeMap<_, _>>())
 }
@@ -150,7 +152,10 @@ impl Driven {
 
     /// The messages to `peer` since the last call.
     fn sent(&mut self, peer: NodeId) -> Vec<Message> {
-        let is_message = |frame: &wire::Encoded| !fetch::is_kind(frame.kind) && !notices::is_kind(frame.kind);
+        let is_message = |frame: &wire::Encoded| {
+            let kind = frame.kind;
+            !fetch::is_kind(kind) && !notices::is_kind(kind) && !follower_reads::is_kind(kind)
+        };
         let wanted = |(to, frame): &(NodeId, wire::Encoded)| *to == peer && is_message(frame);
         let (to_peer, others) = std::mem::take(&mut self.world.sent).into_iter().partition(wanted);
         self.world.sent = others;

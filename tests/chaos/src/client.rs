@@ -17,8 +17,32 @@ const GIVE_BACK: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 /// How long a request that is refused is tried.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Of a thousand tasks, so many begin with another server.
-const WANDERING_PER_MILLE: u64 = 30;
+
+/// What kind of client it is. When the leader is cut off, those that write are soon stuck with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// Does everything.
+    Plain,
+    /// Only reads, and stays where it is answered: with a leader that was replaced, too.
+    Reader,
+    /// Goes to any server again and again, and so finds a new leader first.
+    Wanderer,
+}
+
+impl Habit {
+    pub fn of(client: usize) -> Habit {
+        [Habit::Plain, Habit::Reader, Habit::Wanderer][client % 3]
+    }
+
+    /// Of a thousand tasks, so many begin with another server.
+    fn wandering_per_mille(self) -> u64 {
+        match self {
+            Habit::Plain => 30,
+            Habit::Reader => 2,
+            Habit::Wanderer => 300,
+        }
+    }
+}
 
 pub struct Client {
     pub number: usize,
@@ -73,11 +97,13 @@ impl Client {
     /// # Errors
     /// When a reply cannot be explained.
     pub fn work(mut self) -> Result<()> {
+        let habit = Habit::of(self.number);
         while !self.session.is_stopped() {
-            if self.session.random.chance(WANDERING_PER_MILLE) {
+            if self.session.random.chance(habit.wandering_per_mille()) {
                 self.session.wander();
             }
-            let (bundle, task) = lock(&self.workload).draw(&mut self.session.random);
+            let reads = habit == Habit::Reader;
+            let (bundle, task) = lock(&self.workload).draw(reads, &mut self.session.random);
             self.perform(bundle, task)?;
             let pause_us = self.session.random.below(2 * self.think_us);
             std::thread::sleep(Duration::from_micros(pause_us));
@@ -352,7 +378,9 @@ impl Client {
             unreachable!("a transaction has a reply for MULTI and one for EXEC")
         };
         if is_refusal(first) {
-            return match replies.iter().all(|reply| matches!(reply, Value::Error(_))) {
+            // A follower answers the reads behind it one by one to those who said READONLY: they change nothing.
+            let only_reads = Habit::of(self.number) == Habit::Reader;
+            return match only_reads || replies.iter().all(|reply| matches!(reply, Value::Error(_))) {
                 true => Ok(Err(first.text())),
                 false => Err(Violation::RanWithoutMulti { client: self.number, replies: describe(replies) }),
             };

@@ -229,6 +229,7 @@ impl Plan {
             format!("election-timeout={election_timeout_ms}"),
             format!("request-timeout={}", election_timeout_ms / 5),
             format!("log-scrub-rate={}", random.pick(&[0, 4 << 20])),
+            format!("read-lease={}", random.pick(&["no", "no", "yes"])),
         ];
         let clients = random.between(scale.clients / 2 + 1, scale.clients) as usize;
         let think_us = *random.pick(&[2_000, 5_000, 10_000]);

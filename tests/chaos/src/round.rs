@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use redisraft_sim::random::Random;
 
-use crate::client::Client;
+use crate::client::{Client, Habit};
 use crate::cluster::damage;
 use crate::fleet::Fleet;
 use crate::nemesis::{not_alive, Nemesis};
@@ -158,10 +158,12 @@ impl<'a> Run<'a> {
 
     fn client(&self, number: usize, purpose: usize, fleet: &Fleet, stop: &Arc<AtomicBool>) -> Client {
         let random = Random::new(self.plan.seed, 1000 + purpose as u64);
-        let timeout = Duration::from_millis(REPLY_TIMEOUTS_MS[number % REPLY_TIMEOUTS_MS.len()]);
+        let timeout = Duration::from_millis(REPLY_TIMEOUTS_MS[number / 3 % REPLY_TIMEOUTS_MS.len()]);
+        let session = Session::new(fleet.roster.clone(), random, timeout, Arc::clone(stop));
+        let reads = Habit::of(number) == Habit::Reader;
         Client {
             number,
-            session: Session::new(fleet.roster.clone(), random, timeout, Arc::clone(stop)),
+            session: if reads { session.readonly() } else { session },
             record: Arc::clone(self.record),
             workload: Arc::clone(&self.workload),
             think_us: self.plan.think_us,
@@ -185,7 +187,7 @@ impl<'a> Run<'a> {
 
     /// Reads everything: what was acknowledged must be there.
     fn audit(&self, fleet: &Fleet) -> Result<()> {
-        let mut reader = self.client(1, 99, fleet, &Arc::default());
+        let mut reader = self.client(3, 99, fleet, &Arc::default());
         let deadline = Instant::now() + self.bound;
         for bundle in 0..lock(&self.workload).bundles() {
             loop {

@@ -39,6 +39,8 @@ pub struct Session {
     /// Where to connect next.
     next: Option<u16>,
     reply_timeout: Duration,
+    /// Says `READONLY` on each connection: followers may answer its reads.
+    readonly: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -47,7 +49,13 @@ const MAX_PAUSE_MS: u64 = 20;
 
 impl Session {
     pub fn new(roster: Roster, random: Random, reply_timeout: Duration, stop: Arc<AtomicBool>) -> Session {
-        Session { roster, random, connection: None, next: None, reply_timeout, stop }
+        Session { roster, random, connection: None, next: None, reply_timeout, readonly: false, stop }
+    }
+
+    /// Says `READONLY` on each connection from now on.
+    #[must_use]
+    pub fn readonly(self) -> Session {
+        Session { readonly: true, ..self }
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -85,6 +93,9 @@ impl Session {
             self.connection = Connection::open(port).ok();
             if let Some(connection) = &mut self.connection {
                 connection.set_timeout(self.reply_timeout).ok()?;
+                if self.readonly && connection.call(&["READONLY"]).is_err() {
+                    self.connection = None;
+                }
             }
         }
         self.connection.as_mut()

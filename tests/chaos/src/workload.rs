@@ -91,10 +91,14 @@ impl Workload {
         self.values
     }
 
-    pub fn draw(&mut self, random: &mut Random) -> (u32, Task) {
+    /// What to do next, and on which bundle. `reads`: something that only reads.
+    pub fn draw(&mut self, reads: bool, random: &mut Random) -> (u32, Task) {
         let slot = random.index(self.used.len());
         let (bundle, count) = self.used[slot];
         let task = match Kind::of(bundle) {
+            _ if reads && random.chance(500) => Task::Read,
+            Kind::Data if reads => Task::ReadAll,
+            Kind::Lock if reads => Task::ReadMembers,
             Kind::Data => self.draw_data(random),
             Kind::Lock => match random.below(100) {
                 0..=39 => Task::Hold,
@@ -146,7 +150,7 @@ mod tests {
         let mut operations = std::collections::BTreeMap::new();
         let mut tasks = std::collections::BTreeSet::new();
         for _ in 0..5_000 {
-            let (bundle, task) = workload.draw(&mut random);
+            let (bundle, task) = workload.draw(false, &mut random);
             *operations.entry(bundle).or_insert(0) += task.operations();
             tasks.insert(format!("{task:?}").split(' ').next().unwrap_or_default().to_owned());
             let lock = matches!(task, Task::Hold | Task::ReadMembers);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 type Fault = fn(&mut Simulation, Host);
 
-fn table(weights: &Weights) -> [(u64, Fault); 18] {
+fn table(weights: &Weights) -> [(u64, Fault); 20] {
     [
         (weights.crash, |simulation, host| simulation.crash(host)),
         (weights.crash_inside, Simulation::crash_inside),
@@ -33,6 +33,8 @@ fn table(weights: &Weights) -> [(u64, Fault); 18] {
         (weights.reconfigure, Simulation::reconfigure),
         (weights.refuse_promotion, Simulation::refuse_promotion),
         (weights.transfer, Simulation::transfer),
+        (weights.compact, Simulation::compact),
+        (weights.refuse_fork, Simulation::refuse_fork),
     ]
 }
 
@@ -252,6 +254,26 @@ impl Simulation {
             machine.transfers.insert(ticket);
             process.world.bridge.tell_raft(ToRaft::Transfer { ticket, target });
             self.plan_turns(host);
+        }
+    }
+
+    /// `RAFT.DEBUG COMPACT`.
+    fn compact(&mut self, host: Host) {
+        let wait = self.faults.chance(500);
+        let Some(process) = self.machines[host].process.as_mut().filter(|process| process.node.is_some())
+        else {
+            return;
+        };
+        coverage::mark("snapshot asked for");
+        let ticket = process.server.new_ticket();
+        process.world.bridge.tell_raft(ToRaft::Compact { ticket, wait });
+        self.plan_turns(host);
+    }
+
+    /// The next fork of this server fails.
+    fn refuse_fork(&mut self, host: Host) {
+        if let Some(process) = &mut self.machines[host].process {
+            process.server.saver.refuse = true;
         }
     }
 

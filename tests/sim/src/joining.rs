@@ -5,6 +5,7 @@ use crate::network::Host;
 use crate::simulation::{Event, Simulation};
 use redisraft::node::bridge::{Answer, ToRaft};
 use redisraft::node::members::Members;
+use redisraft::node::Fatal;
 
 /// Pause before somebody else is asked.
 const RETRY_US: u64 = 200_000;
@@ -53,11 +54,13 @@ impl Simulation {
         crate::trace::set_machine(joiner);
         coverage::mark("node joined");
         let now_us = self.queue.now_us();
-        let store = match machine.create_log(&self.plan, id, None) {
-            Ok(store) => store,
+        let created = machine.create_log(&self.plan, id, None).map_err(Into::into);
+        let created = created.and_then(|mut store| Ok((machine.create_snapshots(&mut store)?, store)));
+        let (snapshots, store) = match created {
+            Ok(created) => created,
             Err(error) => {
-                log::info!("cannot join: {error}");
-                machine.disk.wipe();
+                log::info!("cannot join: {}", Fatal::to_string(&error));
+                machine.wipe();
                 return self.queue.after(RETRY_US, Event::Join { host: joiner, life });
             }
         };
@@ -65,6 +68,7 @@ impl Simulation {
         let names = machine.names.clone();
         let process = machine.process_of(life).expect("checked above");
         process.world.store = Some(store);
+        process.world.snapshots = Some(snapshots);
         process.world.now_us = local_us;
         process.start_node(id, &names).expect("an empty log");
         let members = Members::decode(&members).expect("made by a node");

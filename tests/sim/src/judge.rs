@@ -6,8 +6,10 @@ use crate::redis::Applied;
 use crate::store::Store;
 use redisraft::consensus::{Index, Role, Term};
 use redisraft::log::{Entry, Kind, LogError};
+use redisraft::node::members::Members;
 use redisraft::node::Node;
 use redisraft::resp;
+use redisraft::snapshot::About;
 use std::collections::BTreeMap;
 
 /// One committed entry: what all must agree on.
@@ -33,6 +35,8 @@ pub struct Judge {
     /// A dataset that is given every committed entry, and its digest after each.
     reference: Dataset,
     digests: Vec<u64>,
+    /// Entries that changed the membership, and what they made it.
+    members: BTreeMap<Index, Members>,
     pub leader_changes: u64,
 }
 
@@ -53,7 +57,17 @@ impl Judge {
             }
             self.leads(node, raft.term());
         }
+        let base = raft.base();
+        if base.index > *judged {
+            let decided = self.decided.get(base.index as usize - 1);
+            assert_eq!(decided.map(|decided| decided.term), Some(base.term), "a log begins behind {base:?}");
+            *judged = base.index;
+        }
         for index in *judged + 1..=raft.commit() {
+            if index > self.committed() + 1 {
+                assert!(may_be_damaged, "entries are committed in order");
+                return; // those before could not be read, and are in a snapshot by now
+            }
             match store.read(index) {
                 Ok(entry) => self.commits(node.id(), &entry),
                 Err(error) => {
@@ -77,7 +91,10 @@ impl Judge {
         if self.leader_changes > 1 {
             coverage::mark("leader changed");
         }
-        for (at, decided) in self.decided.iter().enumerate().filter(|(_, decided)| decided.term < term) {
+        let before = node.raft().base().index as usize;
+        for (at, decided) in
+            self.decided.iter().enumerate().skip(before).filter(|(_, decided)| decided.term < term)
+        {
             let held = node.raft().term_at(at as Index + 1);
             assert_eq!(
                 held,
@@ -125,7 +142,29 @@ impl Judge {
             }
             assert_eq!(db, 0, "an entry ends in database 0");
         }
+        if entry.kind == Kind::Membership {
+            let members = Members::decode(&entry.payload).expect("a membership");
+            self.members.insert(entry.index, members);
+        }
         self.digests.push(self.reference.digest());
+    }
+
+    /// A snapshot is durable: it is of a decided entry (N5), and holds what all nodes hold there.
+    pub fn snapshot(&self, about: &About, dump: &[u8], may_be_damaged: bool) {
+        let (index, term) = (about.id.index, about.id.term);
+        let decided = index.checked_sub(1).and_then(|at| self.decided.get(at as usize));
+        assert_eq!(decided.map(|decided| decided.term), Some(term), "N5: a snapshot of entry {index}");
+        let (_, members) = self.members.range(..=index).next_back().expect("the first entry has members");
+        let kept = Members::decode(&about.members).expect("members in a snapshot");
+        assert_eq!(kept, *members, "members in the snapshot of entry {index}");
+        for members in self.members.range(..=index).map(|(_, members)| members) {
+            let forgotten = members.0.keys().find(|id| !about.used_ids.contains(id));
+            assert_eq!(forgotten, None, "an id that the snapshot of entry {index} forgot");
+        }
+        if !may_be_damaged {
+            let digest = Dataset::of(dump).digest();
+            assert_eq!(digest, self.digest(index), "the dump of entry {index} holds another dataset");
+        }
     }
 
     /// Digest of the dataset after entry `index`.
@@ -146,8 +185,9 @@ impl Judge {
             for (other_id, other) in &stores[at + 1..] {
                 let term = |store: &Store, index| store.info(index).map(|info| info.term);
                 let shared = one.last_index().min(other.last_index());
-                let agreed = (1..=shared).rev().find(|i| term(one, *i) == term(other, *i));
-                for index in (1..=agreed.unwrap_or(0)).rev().take(200) {
+                let first = one.first_index().max(other.first_index());
+                let agreed = (first..=shared).rev().find(|i| term(one, *i) == term(other, *i));
+                for index in (first..=agreed.unwrap_or(0)).rev().take(200) {
                     let terms = (term(one, index), term(other, index));
                     assert_eq!(
                         terms.0, terms.1,

@@ -37,6 +37,7 @@ pub mod random;
 pub mod redis;
 pub mod runner;
 pub mod simulation;
+pub mod snapshots;
 pub mod store;
 pub mod trace;
 pub mod traffic;

@@ -8,8 +8,15 @@ use std::collections::VecDeque;
 /// What the raft thread sends to its server as a master.
 #[derive(Debug)]
 pub enum FeedItem {
-    Continue { replid: String },
-    FullResync { replid: String, offset: u64 },
+    Continue {
+        replid: String,
+    },
+    /// The next `rdb_bytes` are a dump.
+    FullResync {
+        replid: String,
+        offset: u64,
+        rdb_bytes: u64,
+    },
     Bytes(Bytes),
 }
 

@@ -50,6 +50,8 @@ impl Simulation {
                 Some(process) => {
                     process.world.calls_left.set(None);
                     process.server.refuse_promotion = false;
+                    process.server.saver.refuse = false;
+                    process.world.crash_replacing_per_mille = 0;
                 }
                 None => self.queue.after(0, Event::Start { host }),
             }

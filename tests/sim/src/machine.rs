@@ -9,16 +9,20 @@ use crate::process::{Names, Process, RaftEvent};
 use crate::random::Random;
 use crate::redis::{Dataset, Server};
 use crate::simulation::{Event, Simulation};
-use crate::store::{Promise, Store};
+use crate::snapshots::Worker;
+use crate::store::{Promise, Store, DIRECTORY};
 use crate::world::SimWorld;
 use bytes::Bytes;
 use redisraft::consensus::NodeId;
 use redisraft::log::{Entry, HardState, Identity, Kind, LogError, Options, Recovery, WriteRequest};
 use redisraft::node::bridge::Ticket;
 use redisraft::node::members::{Member, Members};
+use redisraft::node::runtime;
 use redisraft::node::settings::Settings;
 use redisraft::node::Fatal;
+use redisraft::snapshot::{About, SnapshotError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 pub struct Machine {
@@ -45,6 +49,8 @@ pub struct Machine {
     /// The process that comes up next dies while it recovers.
     pub crash_in_recovery: bool,
     promise: Option<Promise>,
+    /// Entry of the newest snapshot that was durable.
+    snapshot_index: u64,
     /// What an RDB would bring back.
     stale: Option<(Dataset, String, u64)>,
     /// Who asked for an invitation here.
@@ -64,6 +70,9 @@ fn settings(plan: &Plan, id: NodeId) -> Settings {
         request_timeout_ms: plan.request_timeout_ms,
         append_req_max_count: plan.max_inflight,
         append_req_max_bytes: plan.max_message_bytes,
+        log_max_file_bytes: plan.log_max_file_bytes,
+        snapshot_req_max_count: plan.snapshot_parts,
+        snapshot_req_max_bytes: plan.snapshot_part_bytes,
         ..Settings::default()
     }
 }
@@ -90,6 +99,7 @@ impl Machine {
             refused: false,
             crash_in_recovery: false,
             promise: None,
+            snapshot_index: 0,
             stale: None,
             tickets: BTreeMap::new(),
             transfers: BTreeSet::new(),
@@ -116,6 +126,7 @@ impl Machine {
             voting: true,
             address: self.names.address.clone(),
             peer_address: self.names.peer_address.clone(),
+            in_memory: false,
         }
     }
 
@@ -135,6 +146,21 @@ impl Machine {
         Ok(store)
     }
 
+    /// The disk is a new one, and nothing was promised.
+    pub fn wipe(&mut self) {
+        self.disk.wipe();
+        self.promise = None;
+        self.snapshot_index = 0;
+    }
+
+    /// The snapshot store beside a log that was just made.
+    pub fn create_snapshots(&self, store: &mut Store) -> Result<Worker, Fatal> {
+        let disk = Arc::new(self.disk.clone());
+        let (snapshots, anew) = runtime::beside(disk, Path::new(DIRECTORY), store.log_mut())?;
+        assert!(anew.is_none(), "a new log has no snapshot");
+        Ok(Worker::new(snapshots, self.disk.clone()))
+    }
+
     /// A new process with nothing but a server.
     fn new_process(&mut self, plan: &Plan, now_us: u64, store: Option<Store>) -> Process {
         self.life += 1;
@@ -143,8 +169,43 @@ impl Machine {
         let local_us = self.clock.local_us(now_us);
         let stale = self.stale.take();
         let server = Server::new(local_us, feed_token.clone(), plan.backlog_bytes, &mut self.random, stale);
-        let world = SimWorld::new(random, store, plan.feed_kernel_bytes);
+        let mut world = SimWorld::new(random, store, plan.feed_kernel_bytes);
+        world.crash_replacing_per_mille = if plan.weights.crash_inside > 0 { 200 } else { 0 };
         Process::new(self.life, world, server, self.settings.clone(), feed_token)
+    }
+
+    /// Opens the log and the snapshots beside it, and makes both fit, as the runtime does. Nothing has settled on return.
+    fn open(&mut self, plan: &Plan) -> Result<Opened, Fatal> {
+        let (mut store, recovery) = Store::open(&self.disk, Machine::options(plan))?;
+        log::info!("{recovery}");
+        note_recovery(&recovery, &store);
+        if store.last_index() == 0 {
+            return Ok(Opened::Unfinished(store));
+        }
+        let disk = Arc::new(self.disk.clone());
+        let (snapshots, anew) = runtime::beside(disk, Path::new(DIRECTORY), store.log_mut())?;
+        if let Some(base) = anew {
+            coverage::mark("interrupted installation finished");
+            if let Some(promise) = &mut self.promise {
+                promise.cutting = true;
+            }
+            let (disk, options) = store.close();
+            redisraft::log::replace(&disk, Path::new(DIRECTORY), base, options.segment_bytes)?;
+            (store, _) = Store::open(&disk, options)?;
+        }
+        Ok(Opened::Log(store, Worker::new(snapshots, self.disk.clone())))
+    }
+
+    /// What was promised is there.
+    fn keeps_promises(&self, store: &Store, snapshot: Option<&About>) -> Result<(), String> {
+        let index = snapshot.map_or(0, |about| about.id.index);
+        if index < self.snapshot_index {
+            return Err(format!(
+                "the snapshot of entry {} was durable, {index} came back",
+                self.snapshot_index
+            ));
+        }
+        self.promise.as_ref().map_or(Ok(()), |promise| store.keeps(promise))
     }
 
     fn forget(&mut self) {
@@ -153,6 +214,13 @@ impl Machine {
         self.tickets.clear();
         self.transfers.clear();
     }
+}
+
+/// What a start finds.
+enum Opened {
+    Log(Store, Worker),
+    /// A log without an entry.
+    Unfinished(Store),
 }
 
 fn note_recovery(recovery: &Recovery, store: &Store) {
@@ -186,43 +254,43 @@ impl Simulation {
             return;
         }
         crate::trace::set_machine(host);
-        let store = match Store::exists(&machine.disk) {
+        let opened = match Store::exists(&machine.disk) {
             false => None,
-            true => match Store::open(&machine.disk, Machine::options(&self.plan)) {
-                Ok((store, recovery)) => {
-                    log::info!("{recovery}");
-                    note_recovery(&recovery, &store);
-                    Some(store)
-                }
-                Err(error) => return self.start_failed(host, &Fatal::Log(error)),
+            true => match machine.open(&self.plan) {
+                Ok(opened) => Some(opened),
+                Err(error) => return self.start_failed(host, &error),
             },
         };
         if std::mem::take(&mut machine.crash_in_recovery) {
             coverage::mark("crashed while recovering");
-            drop(store);
+            drop(opened);
             machine.disk.crash(if machine.random.chance(500) { Crash::Power } else { Crash::Process });
             self.queue.after(50_000, Event::Start { host });
             return;
         }
         machine.disk.settle();
-        if let (Some(store), Some(promise), false) = (&store, &machine.promise, machine.may_be_damaged) {
-            if let Err(broken) = store.keeps(promise) {
-                panic!("machine {host} forgot what was on its disk: {broken}");
-            }
-        }
         // A node that was stopped before the first entry came has promised nothing, and joins anew.
-        let store = match store {
-            Some(store) if store.last_index() == 0 => {
+        let (store, snapshots) = match opened {
+            Some(Opened::Log(store, snapshots)) => {
+                if let (Err(broken), false) =
+                    (machine.keeps_promises(&store, snapshots.durable()), machine.may_be_damaged)
+                {
+                    panic!("machine {host} forgot what was on its disk: {broken}");
+                }
+                (Some(store), Some(snapshots))
+            }
+            Some(Opened::Unfinished(store)) => {
                 coverage::mark("unfinished join set aside");
                 drop(store);
-                machine.disk.wipe();
-                None
+                machine.wipe();
+                (None, None)
             }
-            other => other,
+            None => (None, None),
         };
         let has_log = store.is_some();
         let mut process = machine.new_process(&self.plan, now_us, store);
         process.world.now_us = machine.clock.local_us(now_us);
+        process.world.snapshots = snapshots;
         let seed = machine.random.draw();
         if has_log {
             if let Err(fatal) = process.start_node(seed, &machine.names) {
@@ -237,6 +305,7 @@ impl Simulation {
             let life = self.machines[host].life;
             self.queue.after(10_000, Event::Join { host, life });
         }
+        self.start_snapshot_job(host);
         self.plan_turns(host);
     }
 
@@ -245,7 +314,7 @@ impl Simulation {
         let machine = &mut self.machines[host];
         machine.disk.crash(Crash::Process);
         match error {
-            Fatal::Log(LogError::Io { .. }) => {
+            Fatal::Log(LogError::Io { .. }) | Fatal::Snapshot(SnapshotError::Io { .. }) => {
                 coverage::mark("start failed by its disk");
                 self.queue.after(100_000, Event::Start { host });
             }
@@ -278,9 +347,15 @@ impl Simulation {
             let (replid, offset) = server.position();
             machine.stale = Some((server.dataset, replid, offset));
         }
+        if let Some(id) = world.snapshots.and_then(Worker::crash) {
+            machine.snapshot_index = id.index;
+        }
         match world.store {
             Some(store) => machine.promise = Some(store.crash(crash)),
-            None => machine.disk.crash(crash),
+            None => {
+                machine.promise = world.replacing.or(machine.promise);
+                machine.disk.crash(crash);
+            }
         }
         machine.paused_until_us = 0;
         machine.stalled_until_us = 0;

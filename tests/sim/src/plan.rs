@@ -39,6 +39,9 @@ pub struct Weights {
     pub reconfigure: u64,
     pub refuse_promotion: u64,
     pub transfer: u64,
+    /// `RAFT.DEBUG COMPACT`.
+    pub compact: u64,
+    pub refuse_fork: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +62,12 @@ pub struct Plan {
     pub max_message_bytes: u64,
     pub segment_bytes: u64,
     pub direct_io: bool,
+    /// A snapshot is due when the log has grown by so much.
+    pub log_max_file_bytes: u64,
+    pub snapshot_parts: u64,
+    pub snapshot_part_bytes: u64,
+    /// What a server's child takes for a dump.
+    pub dump_us: u64,
     pub sync_us: u64,
     pub backlog_bytes: usize,
     pub feed_kernel_bytes: usize,
@@ -89,6 +98,10 @@ impl Plan {
             max_message_bytes: *random.pick(&[64, 1024, 1 << 20]),
             segment_bytes: *random.pick(&[8 << 10, 8 << 10, 16 << 10, 64 << 10]),
             direct_io: random.chance(500),
+            log_max_file_bytes: *random.pick(&[3 << 10, 10 << 10, 10 << 10, 30 << 10, 1 << 40]),
+            snapshot_parts: *random.pick(&[1, 2, 8, 32]),
+            snapshot_part_bytes: *random.pick(&[128, 1 << 10, 64 << 10]),
+            dump_us: *random.pick(&[500, 20_000, 300_000]),
             sync_us: *random.pick(&[50, 200, 1_000, 5_000]),
             backlog_bytes: *random.pick(&[200, 4 << 10, 1 << 20]),
             feed_kernel_bytes: *random.pick(&[0, 300, 64 << 10]),
@@ -139,5 +152,7 @@ fn weights(random: &mut Random) -> Weights {
         reconfigure: some(200),
         refuse_promotion: some(100),
         transfer: some(400),
+        compact: some(300),
+        refuse_fork: some(300),
     }
 }

@@ -4,7 +4,9 @@
 use crate::coverage;
 use crate::links::CaptureStage;
 use crate::random::Random;
+use crate::redis::dump::DATA_DIRECTORY;
 use crate::redis::{Kill, Outcome, Server, Turn};
+use crate::snapshots::Worker;
 use crate::store::DIRECTORY;
 use crate::world::SimWorld;
 use bytes::Bytes;
@@ -12,7 +14,8 @@ use redisraft::consensus::{NodeId, Position};
 use redisraft::node::bridge::{Answer, ToMain, ToRaft};
 use redisraft::node::settings::Settings;
 use redisraft::node::status::{State, Status};
-use redisraft::node::{runtime, Fatal, Node, Start};
+use redisraft::node::{runtime, Fatal, Node, Start, World};
+use redisraft::snapshot::{Done, Job};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,8 +90,13 @@ impl Process {
     /// Starts the node that the log describes, and tells the server to follow it.
     pub fn start_node(&mut self, seed: u64, names: &Names) -> Result<(), Fatal> {
         let log = self.world.store().log();
-        runtime::check(Path::new(DIRECTORY), log, None, &log.holes())?;
-        let (entries, members) = runtime::read_back(log, None)?;
+        let snapshot = self.world.snapshots.as_ref().and_then(Worker::durable).cloned();
+        if snapshot.is_some() {
+            coverage::mark("started from a snapshot");
+        }
+        runtime::check(Path::new(DIRECTORY), log, snapshot.as_ref(), &log.holes())?;
+        let (entries, members) = runtime::read_back(log, snapshot.as_ref())?;
+        let (index, term) = log.base();
         let identity = self.world.store().identity().clone();
         let start = Start {
             id: identity.node_id,
@@ -99,15 +107,19 @@ impl Process {
             hard_state: self.world.store().hard_state(),
             promise_us: self.world.store().log().promise_us(),
             trusted: self.world.store().is_trusted(),
-            base: Position::default(),
+            base: Position { index, term },
             entries,
-            snapshot: None,
+            snapshot,
             members,
             address: names.address.clone(),
             peer_address: names.peer_address.clone(),
             feed_token: self.feed_token.clone(),
         };
-        self.node = Some(Node::new(start, &mut self.world));
+        let node = Node::new(start, &mut self.world);
+        // A dump that was finished while the process was being killed.
+        let dump = Path::new(DATA_DIRECTORY).join(runtime::dump_name(node.cluster_id(), node.id()));
+        self.world.snapshot(Job::Discard { file: dump });
+        self.node = Some(node);
         self.world.bridge.tell_main(ToMain::Follow { port: crate::world::FEED_PORT });
         Ok(())
     }
@@ -143,6 +155,16 @@ impl Process {
         if durable > self.durable_told {
             self.durable_told = durable;
             node.on_durable(&mut self.world, durable)?;
+        }
+        while let Some(done) = self.world.snapshots.as_mut().and_then(Worker::next) {
+            if let Done::Read { reader, .. } = &done {
+                coverage::mark(if reader >> 63 == 0 { "part of a snapshot sent" } else { "snapshot fed" });
+            }
+            node.on_snapshot_done(&mut self.world, done)?;
+            if self.world.is_dead() {
+                return Ok(());
+            }
+            // The log may have begun anew, and its writes count from the beginning.
         }
         node.turn(&mut self.world)
     }
@@ -196,6 +218,14 @@ impl Process {
             }
             (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
                 return Err(node.on_promotion_failed(reason))
+            }
+            (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
+            (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
+            (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
+                node.on_snapshot_saved(world, attempt, file)
+            }
+            (ToRaft::SnapshotFailed { attempt, reason }, Some(node)) => {
+                node.on_snapshot_failed(world, attempt, &reason)
             }
             (ToRaft::Configure(settings), Some(node)) => node.on_settings(world, settings)?,
             (message, _) => panic!("not part of the simulation: {message:?}"),

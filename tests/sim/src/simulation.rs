@@ -11,12 +11,14 @@ use crate::plan::Plan;
 use crate::process::{Ended, RaftEvent};
 use crate::queue::Queue;
 use crate::random::Random;
+use crate::redis::dump::Child;
 use crate::redis::{Delivery, Request};
 use crate::trace;
 use redisraft::consensus::{NodeId, Role};
 use redisraft::log::LogError;
 use redisraft::node::bridge::Answer;
 use redisraft::node::Fatal;
+use redisraft::snapshot::SnapshotError;
 use std::collections::BTreeMap;
 
 /// More events than any seed needs: something goes round in circles.
@@ -50,6 +52,17 @@ pub enum Event {
     DiskDone {
         host: Host,
         life: u64,
+        batch: u64,
+    },
+    SnapshotJobDone {
+        host: Host,
+        life: u64,
+    },
+    /// The child that a server has forked has written its dump.
+    ChildDone {
+        host: Host,
+        life: u64,
+        child: Child,
     },
     Start {
         host: Host,
@@ -208,7 +221,9 @@ impl Simulation {
             }
             Event::RaftTurn { host, life } => self.raft_turn(host, life),
             Event::MainTurn { host, life } => self.main_turn(host, life),
-            Event::DiskDone { host, life } => self.disk_done(host, life),
+            Event::DiskDone { host, life, batch } => self.disk_done(host, life, batch),
+            Event::SnapshotJobDone { host, life } => self.snapshot_job_done(host, life),
+            Event::ChildDone { host, life, child } => self.child_done(host, life, child),
             Event::Start { host } => self.start(host),
             Event::ToServer { host, life, connection, requests } => {
                 self.reach_server(host, life, connection, requests)
@@ -338,6 +353,7 @@ impl Simulation {
             }
         }
         self.start_writing(host);
+        self.start_snapshot_job(host);
     }
 
     fn start_writing(&mut self, host: Host) {
@@ -352,19 +368,24 @@ impl Simulation {
                 true => self.plan.sync_us,
                 false => self.faults.long_tailed(self.plan.sync_us) + machine.slow_sync_us,
             };
-            self.queue.after(sync_us.max(1), Event::DiskDone { host, life });
+            let batch = store.batch().expect("it has begun");
+            self.queue.after(sync_us.max(1), Event::DiskDone { host, life, batch });
         }
     }
 
-    fn disk_done(&mut self, host: Host, life: u64) {
+    fn disk_done(&mut self, host: Host, life: u64, batch: u64) {
         let now_us = self.now_us();
         let paused_until_us = self.machines[host].paused_until_us;
         let Some(process) = self.machines[host].process_of(life) else { return };
         if now_us < paused_until_us {
-            return self.queue.at(paused_until_us, Event::DiskDone { host, life });
+            return self.queue.at(paused_until_us, Event::DiskDone { host, life, batch });
         }
         trace::set_machine(host);
-        process.world.store.as_mut().expect("its disk was at work").done();
+        let Some(store) = &mut process.world.store else { return };
+        if store.batch() != Some(batch) {
+            return; // was waited for, before the log was replaced
+        }
+        store.done();
         process.world.wake_raft.set();
         self.start_writing(host);
         self.plan_turns(host);
@@ -415,6 +436,9 @@ impl Simulation {
         for delivery in outcome.deliveries {
             self.deliver(host, delivery);
         }
+        if let Some(child) = outcome.child {
+            self.forked(host, child);
+        }
         self.plan_turns(host);
     }
 
@@ -423,13 +447,11 @@ impl Simulation {
         log::info!("stops: {fatal}");
         let machine = &self.machines[host];
         let expected = match &fatal {
-            Fatal::Log(LogError::Io { .. }) => true,
-            Fatal::Log(_) => machine.may_be_damaged,
+            Fatal::Log(LogError::Io { .. }) | Fatal::Snapshot(SnapshotError::Io { .. }) => true,
+            Fatal::Snapshot(_) | Fatal::SnapshotDamaged { .. } | Fatal::Log(_) => machine.may_be_damaged,
             Fatal::Promotion(_) => true,
             Fatal::Unhealable { .. } | Fatal::CutAlone { .. } => machine.may_be_damaged,
-            Fatal::Capture(_) | Fatal::Entry(_) => false,
-            // No snapshots here yet.
-            Fatal::Start(_) | Fatal::Snapshot(_) | Fatal::SnapshotDamaged { .. } => false,
+            Fatal::Capture(_) | Fatal::Entry(_) | Fatal::Start(_) => false,
         };
         assert!(expected, "machine {host} stops without a fault: {fatal}");
         coverage::mark("stopped by its disk");

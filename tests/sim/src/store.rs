@@ -25,8 +25,13 @@ pub struct Promise {
 
 pub struct Store {
     disk: SimDisk,
+    options: Options,
     log: Log,
     writer: InlineWriter,
+    /// The last write that was asked for.
+    submitted: u64,
+    /// Counts the batches given to the disk.
+    batch: u64,
     /// The disk is at work on what it was given.
     busy: bool,
     /// What the raft thread may know.
@@ -37,6 +42,15 @@ pub struct Store {
 }
 
 impl Store {
+    /// Lets go of the log so that it can be replaced, with all its calls on the disk made.
+    pub fn close(self) -> (SimDisk, Options) {
+        let Store { disk, log, mut writer, options, .. } = self;
+        drop(log);
+        while writer.run_once() {}
+        disk.settle();
+        (disk, options)
+    }
+
     /// Whether a log was created there.
     pub fn exists(disk: &SimDisk) -> bool {
         use redisraft::log::disk::Disk;
@@ -45,16 +59,19 @@ impl Store {
 
     pub fn create(disk: &SimDisk, identity: Identity, options: Options) -> Result<Store, LogError> {
         let shared = Arc::new(disk.clone());
-        let (log, writer) = Log::create_inline(shared, Path::new(DIRECTORY), identity, options)?;
+        let (log, writer) = Log::create_inline(shared, Path::new(DIRECTORY), identity, options.clone())?;
         disk.settle();
-        Ok(Store::new(disk, log, writer))
+        Ok(Store::new(disk, log, writer, options))
     }
 
-    fn new(disk: &SimDisk, log: Log, writer: InlineWriter) -> Store {
+    fn new(disk: &SimDisk, log: Log, writer: InlineWriter, options: Options) -> Store {
         let mut store = Store {
             disk: disk.clone(),
+            options,
             log,
             writer,
+            submitted: 0,
+            batch: 0,
             busy: false,
             durable: Ok(0),
             promise: Promise::default(),
@@ -66,8 +83,16 @@ impl Store {
 
     fn now(&self) -> Promise {
         let last = self.log.last_index();
-        let term = self.log.info(last).map_or(0, |info| info.term);
+        let term = self.term_at(last).unwrap_or(0);
         Promise { hard_state: self.log.hard_state(), last: (last, term), cutting: false }
+    }
+
+    fn term_at(&self, index: u64) -> Option<u64> {
+        let (base_index, base_term) = self.log.base();
+        match index == base_index {
+            true => Some(base_term),
+            false => self.log.info(index).map(|info| info.term),
+        }
     }
 
     /// Everything that was promised is there.
@@ -77,8 +102,9 @@ impl Store {
             return Err(format!("{was:?} was durable, {is:?} came back"));
         }
         let (index, term) = promise.last;
-        let found = self.log.info(index).map(|info| info.term);
-        match promise.cutting || index == 0 || found == Some(term) {
+        let found = self.term_at(index);
+        // What lies before the log is in the snapshot beside it.
+        match promise.cutting || index < self.log.base().0 || found == Some(term) {
             true => Ok(()),
             false => Err(format!("entry {index} of term {term} was durable, {found:?} came back")),
         }
@@ -87,8 +113,8 @@ impl Store {
     /// The disk has not settled on return: a crash may still hit the recovery.
     pub fn open(disk: &SimDisk, options: Options) -> Result<(Store, Recovery), LogError> {
         let shared = Arc::new(disk.clone());
-        let (log, writer, recovery) = Log::open_inline(shared, Path::new(DIRECTORY), options)?;
-        Ok((Store::new(disk, log, writer), recovery))
+        let (log, writer, recovery) = Log::open_inline(shared, Path::new(DIRECTORY), options.clone())?;
+        Ok((Store::new(disk, log, writer, options), recovery))
     }
 
     pub fn identity(&self) -> &Identity {
@@ -113,6 +139,7 @@ impl Store {
 
     pub fn submit(&mut self, request: WriteRequest) {
         self.promise.cutting |= request.truncate_from.is_some();
+        self.submitted = request.id;
         self.log.enqueue(request);
     }
 
@@ -145,6 +172,43 @@ impl Store {
         &self.log
     }
 
+    pub fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// Index and term of the entry before the first one.
+    pub fn base(&self) -> (u64, u64) {
+        self.log.base()
+    }
+
+    pub fn purge(&mut self, through: u64) -> u64 {
+        self.log.purge(through);
+        self.log.base().0
+    }
+
+    /// What is promised from now on may be less: entries are about to go.
+    pub fn cutting(&self) -> Promise {
+        Promise { cutting: true, ..self.promise }
+    }
+
+    /// All that was asked for is on the disk, in no time; the last write's id.
+    pub fn settle(&mut self, now_us: u64) -> Result<u64, LogError> {
+        loop {
+            if self.busy {
+                self.done();
+            }
+            if self.durable()? >= self.submitted {
+                return Ok(self.submitted);
+            }
+            assert!(self.start_writing(now_us), "what was asked for is written");
+        }
+    }
+
+    /// The number of the batch that is at work.
+    pub fn batch(&self) -> Option<u64> {
+        self.busy.then_some(self.batch)
+    }
+
     /// Gives the disk what waits for it, unless it is at work. True: it is from now on; `done` is due later.
     pub fn start_writing(&mut self, now_us: u64) -> bool {
         self.log.start_writing();
@@ -154,6 +218,7 @@ impl Store {
         self.disk.set_now(now_us);
         self.promising = self.now();
         self.busy = self.writer.run_once();
+        self.batch += u64::from(self.busy);
         self.busy
     }
 

@@ -3,15 +3,17 @@
 use crate::coverage;
 use crate::links::{CaptureLink, FeedItem, Links};
 use crate::random::Random;
-use crate::store::Store;
+use crate::snapshots::Worker;
+use crate::store::{Promise, Store, DIRECTORY};
 use bytes::Bytes;
 use redisraft::consensus::{NodeId, Position, WriteId};
-use redisraft::log::{Entry, Hole, LogError, WriteRequest};
+use redisraft::log::{self, Entry, Hole, LogError, WriteRequest};
 use redisraft::node::bridge::Bridge;
 use redisraft::node::report::{LogReport, PeerReport};
 use redisraft::node::{wire, Damage, World};
 use redisraft::snapshot::Job;
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -49,6 +51,14 @@ pub struct SimWorld {
     pub wake_main: Wake,
     /// `None` before the machine belongs to a cluster.
     pub store: Option<Store>,
+    /// Beside the log.
+    pub snapshots: Option<Worker>,
+    /// What the disk holds while the log is being replaced.
+    pub replacing: Option<Promise>,
+    /// Where the log began anew last, and how far the node has come by entries since.
+    pub installed: Option<u64>,
+    /// Of a thousand logs that are replaced, so many lose their process meanwhile.
+    pub crash_replacing_per_mille: u64,
     pub links: Links,
     /// Frames of this turn.
     pub sent: Vec<(NodeId, wire::Encoded)>,
@@ -57,8 +67,6 @@ pub struct SimWorld {
     pub connected: Vec<NodeId>,
     /// Who was not dialled before.
     pub dialled: Vec<NodeId>,
-    /// Bytes of a dataset that are still to come.
-    rdb_bytes_due: usize,
     /// Bytes that the kernel takes of the feed before the rest counts as unsent.
     pub feed_kernel_bytes: usize,
     /// The process dies when so many calls of this world were made: none of the later ones has an effect.
@@ -75,12 +83,15 @@ impl SimWorld {
             wake_raft,
             wake_main,
             store,
+            snapshots: None,
+            replacing: None,
+            installed: None,
+            crash_replacing_per_mille: 0,
             links: Links::default(),
             sent: Vec::new(),
             peers: Vec::new(),
             connected: Vec::new(),
             dialled: Vec::new(),
-            rdb_bytes_due: 0,
             feed_kernel_bytes,
             calls_left: Cell::new(None),
         }
@@ -105,7 +116,10 @@ impl SimWorld {
     }
 }
 
-const NO_SNAPSHOTS: &str = "no log grows to the size at which a snapshot is made, and nobody asks for one";
+/// Ends the turn of a process that has died in it; nobody sees this.
+fn died() -> LogError {
+    LogError::NotALog { directory: DIRECTORY.into() }
+}
 
 impl World for SimWorld {
     fn now_us(&self) -> u64 {
@@ -167,20 +181,58 @@ impl World for SimWorld {
         self.store.as_mut().expect("a node has a log").fill(entry)
     }
 
-    fn purge(&mut self, _: u64) -> u64 {
-        unreachable!("{NO_SNAPSHOTS}")
+    /// In memory in any case: a dead process's files stay.
+    fn purge(&mut self, through: u64) -> u64 {
+        self.lives();
+        let durable = self.snapshots.as_ref().and_then(Worker::durable).map_or(0, |about| about.id.index);
+        assert!(through <= durable, "N6: purged up to {through}, the newest snapshot is of entry {durable}");
+        let store = self.store.as_mut().expect("a node has a log");
+        let before = store.base().0;
+        let base = store.purge(through);
+        if base > before {
+            coverage::mark("log purged");
+        }
+        base
     }
 
     fn settle_log(&mut self) -> Result<WriteId, LogError> {
-        unreachable!("{NO_SNAPSHOTS}")
+        if !self.lives() {
+            return Err(died());
+        }
+        self.store.as_mut().expect("a node has a log").settle(self.now_us)
     }
 
-    fn replace_log(&mut self, _: Position) -> Result<(), LogError> {
-        unreachable!("{NO_SNAPSHOTS}")
+    fn replace_log(&mut self, base: Position) -> Result<(), LogError> {
+        if !self.lives() {
+            return Err(died());
+        }
+        let store = self.store.take().expect("a node has a log");
+        self.replacing = Some(store.cutting());
+        let (disk, options) = store.close();
+        let position = (base.index, base.term);
+        log::replace(&disk, Path::new(DIRECTORY), position, options.segment_bytes)?;
+        let (store, _) = Store::open(&disk, options)?;
+        if self.random.chance(self.crash_replacing_per_mille) {
+            // Nothing has settled: some first part of these calls will have happened.
+            coverage::mark("crashed while the log was replaced");
+            self.calls_left.set(Some(0));
+            return Err(died());
+        }
+        disk.settle();
+        coverage::mark("snapshot installed");
+        self.replacing = None;
+        self.store = Some(store);
+        self.installed = Some(base.index);
+        Ok(())
     }
 
-    fn snapshot(&mut self, _: Job) {
-        unreachable!("{NO_SNAPSHOTS}")
+    fn snapshot(&mut self, job: Job) {
+        if self.lives() {
+            if let Job::Receive { .. } = &job {
+                coverage::mark("snapshot offered and wanted");
+            }
+            self.snapshots.as_mut().expect("a node has a snapshot store").submit(job);
+        }
     }
 
     fn log_report(&self) -> LogReport {
@@ -199,18 +251,12 @@ impl World for SimWorld {
 
     fn feed_full_resync(&mut self, replid: &str, offset: u64, rdb_bytes: u64) {
         if self.lives() {
-            self.rdb_bytes_due = rdb_bytes as usize;
-            self.answer_psync(FeedItem::FullResync { replid: replid.to_string(), offset });
+            self.answer_psync(FeedItem::FullResync { replid: replid.to_string(), offset, rdb_bytes });
         }
     }
 
     fn feed_write(&mut self, bytes: Bytes) {
         if !self.lives() {
-            return;
-        }
-        if self.rdb_bytes_due > 0 {
-            assert_eq!(&bytes[..9], b"REDIS0009", "an RDB is sent");
-            self.rdb_bytes_due -= bytes.len(); // an empty one: the item before stands for it
             return;
         }
         if let Some(link) = self.links.open_feed().filter(|link| link.streaming) {

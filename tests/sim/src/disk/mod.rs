@@ -147,9 +147,10 @@ impl SimDisk {
         self.state().perform(usize::MAX);
     }
 
-    /// Calls that were made and have not happened.
-    pub fn unsettled(&self) -> usize {
-        self.state().journal.len()
+    /// What a process reads in this file; nothing if there is none.
+    pub fn contents_of(&self, path: &Path) -> Vec<u8> {
+        let state = self.state();
+        state.find(path).map_or(Vec::new(), |content| state.contents[content].live.clone())
     }
 
     /// The machine, or the process, stops while the disk is at work.

@@ -20,6 +20,12 @@ struct Item {
 
 type Key = (u32, Vec<u8>);
 
+/// First bytes of a dump.
+pub const RDB_HEAD: &[u8] = b"REDIS0009";
+const TEXT_TAG: u8 = 1;
+const LIST_TAG: u8 = 2;
+const END_TAG: u8 = 0xff;
+
 /// A dataset. Every command either works or is a defect: the workload knows the types of its keys.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
@@ -53,6 +59,72 @@ impl Dataset {
     /// The same for the same contents, however they came to be.
     pub fn digest(&self) -> u64 {
         self.digest
+    }
+
+    /// The dataset as a file: the first bytes are those of an RDB, the rest is this simulator's own.
+    pub fn dump(&self) -> Vec<u8> {
+        let mut out = RDB_HEAD.to_vec();
+        let put = |out: &mut Vec<u8>, word: &[u8]| {
+            out.extend_from_slice(&(word.len() as u32).to_le_bytes());
+            out.extend_from_slice(word);
+        };
+        for ((db, key), Item { value, expires_at_ms }) in &self.items {
+            let (tag, words) = match value {
+                Value::Text(text) => (TEXT_TAG, std::slice::from_ref(text)),
+                Value::List(list) => (LIST_TAG, list.as_slice()),
+            };
+            out.push(tag);
+            out.extend_from_slice(&db.to_le_bytes());
+            out.extend_from_slice(&expires_at_ms.unwrap_or(0).to_le_bytes());
+            put(&mut out, key);
+            out.extend_from_slice(&(words.len() as u32).to_le_bytes());
+            words.iter().for_each(|word| put(&mut out, word));
+        }
+        out.push(END_TAG);
+        out
+    }
+
+    /// What [`Dataset::dump`] has written, or a real server's empty RDB.
+    ///
+    /// # Panics
+    /// On anything else: checksums should have kept it away.
+    pub fn of(dump: &[u8]) -> Dataset {
+        let mut dataset = Dataset::default();
+        dataset.load(dump);
+        dataset
+    }
+
+    /// Takes in what a dump holds. As [`Dataset::of`].
+    pub fn load(&mut self, bytes: &[u8]) {
+        let mut at = RDB_HEAD.len();
+        let mut take = |length: usize| {
+            at += length;
+            &bytes[at - length..at]
+        };
+        let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        loop {
+            let tag = take(1)[0];
+            if tag == END_TAG {
+                return;
+            }
+            let db = number(take(4));
+            let expires_at_ms = u64::from_le_bytes(take(8).try_into().expect("eight bytes"));
+            let length = number(take(4)) as usize;
+            let key = take(length).to_vec();
+            let count = number(take(4));
+            let mut words = Vec::new();
+            for _ in 0..count {
+                let length = number(take(4)) as usize;
+                words.push(take(length).to_vec());
+            }
+            let value = match tag {
+                TEXT_TAG => Value::Text(words.pop().expect("a text")),
+                LIST_TAG => Value::List(words),
+                _ => panic!("a dump with an item of kind {tag}"),
+            };
+            let expires_at_ms = (expires_at_ms > 0).then_some(expires_at_ms);
+            self.replace((db, key), Some(Item { value, expires_at_ms }));
+        }
     }
 
     pub fn clear(&mut self) {
@@ -167,6 +239,10 @@ mod tests {
         assert_eq!(other.expired(5).len(), 1);
         other.apply(0, &[b"DEL", b"b"]);
         assert_eq!(one.digest(), other.digest());
+        other.apply(0, &[b"SET", b"e", b"9", b"PXAT", b"5"]);
+        let loaded = Dataset::of(&other.dump());
+        assert_eq!((loaded.digest(), loaded.items), (other.digest(), other.items));
+        assert_eq!(Dataset::of(redisraft::node::feed::EMPTY_RDB).digest(), Dataset::default().digest());
         one.clear();
         assert_eq!(one.digest(), Dataset::default().digest());
     }

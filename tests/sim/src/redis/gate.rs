@@ -29,6 +29,14 @@ impl Gate {
         self.leads() && !self.sealed
     }
 
+    /// The leadership in which commands may be executed; 0 = closed or sealed.
+    pub fn epoch(&self) -> Epoch {
+        match self.sealed {
+            true => 0,
+            false => self.epoch,
+        }
+    }
+
     /// Open or sealed.
     pub fn leads(&self) -> bool {
         self.epoch != 0
@@ -72,8 +80,14 @@ impl Gate {
     }
 
     /// Closes the batch of this turn.
-    pub fn before_sleep(&mut self, stream: &mut Stream, bridge: &Bridge) {
-        if self.current.is_empty() || !self.leads() {
+    pub fn before_sleep(&mut self, stream: &mut Stream, bridge: &Bridge, forked: Option<u64>) {
+        if !self.leads() {
+            return;
+        }
+        if self.current.is_empty() {
+            if forked.is_some() {
+                mark(stream, self.epoch, 0, forked);
+            }
             return;
         }
         assert!(!self.sealed, "G4: a command was executed while the gate was sealed");
@@ -81,8 +95,13 @@ impl Gate {
         let clients = std::mem::take(&mut self.current);
         self.batches.push_back(Batch { sequence: self.sequence, clients });
         match std::mem::take(&mut self.wrote) {
-            true => mark(stream, self.epoch, self.sequence),
-            false => bridge.read_barrier(self.epoch, self.sequence),
+            true => mark(stream, self.epoch, self.sequence, forked),
+            false => {
+                bridge.read_barrier(self.epoch, self.sequence);
+                if forked.is_some() {
+                    mark(stream, self.epoch, 0, forked);
+                }
+            }
         }
     }
 
@@ -113,13 +132,20 @@ impl Gate {
         }
         let Gate { epoch, held, sealed, .. } = std::mem::take(self);
         if !sealed {
-            mark(stream, epoch, FINAL_SEQUENCE);
+            mark(stream, epoch, FINAL_SEQUENCE, None);
         }
         held.into_keys().collect()
     }
 }
 
-fn mark(stream: &mut Stream, epoch: Epoch, sequence: u64) {
-    let (epoch, sequence) = (epoch.to_string(), sequence.to_string());
-    stream.propagate(0, &[b"RAFT.MARK", epoch.as_bytes(), sequence.as_bytes()]);
+/// Sequence 0: no batch ends here. `forked`: the server has just forked for this attempt of a snapshot.
+fn mark(stream: &mut Stream, epoch: Epoch, sequence: u64, forked: Option<u64>) {
+    let numbers: Vec<String> = [Some(epoch), Some(sequence), forked]
+        .into_iter()
+        .flatten()
+        .map(|number| number.to_string())
+        .collect();
+    let mut words: Vec<&[u8]> = vec![b"RAFT.MARK"];
+    words.extend(numbers.iter().map(|number| number.as_bytes()));
+    stream.propagate(0, &words);
 }

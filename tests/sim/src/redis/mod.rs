@@ -3,10 +3,11 @@
 //! What is modelled after the server: commands are executed one by one in turns of an event loop; their effects become
 //! a stream with exact offsets; as a replica it applies whole commands, asks after a cut for the byte behind the last
 //! one that it has run, and turns into a master at that offset under a new id. What is modelled after `src/redis/`:
-//! the gate with its batches, marks and read barriers, the order of a turn, the changes of role.
+//! the gate with its batches, marks and read barriers, the order of a turn, the changes of role, the dumps.
 
 mod commands;
 pub mod dataset;
+pub mod dump;
 mod gate;
 mod replica;
 mod roles;

@@ -1,11 +1,12 @@
 //! The server as a replica of its own module.
 
-use super::dataset::Dataset;
+use super::dataset::{Dataset, RDB_HEAD};
+use super::dump::Saver;
 use super::stream::Stream;
 use crate::coverage;
 use crate::links::{FeedItem, FeedLink};
 use crate::random::Random;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use redisraft::node::bridge::Bridge;
 use redisraft::resp;
 
@@ -39,6 +40,15 @@ pub struct Replica {
     input: BytesMut,
     db: u32,
     open: Option<Transaction>,
+    loading: Option<Loading>,
+}
+
+/// A dump on its way, and what holds when it is there.
+struct Loading {
+    bytes: Vec<u8>,
+    length: usize,
+    replid: String,
+    offset: u64,
 }
 
 /// A transaction whose end has not come.
@@ -58,17 +68,27 @@ pub struct Applying<'a> {
     pub bridge: &'a Bridge,
     pub feed_token: &'a [u8],
     pub applied: &'a mut Vec<Applied>,
+    pub saver: &'a mut Saver,
 }
 
 impl Replica {
     pub fn new(connect_at_us: u64) -> Replica {
-        Replica { link: Link::Connect { at_us: connect_at_us }, input: BytesMut::new(), db: 0, open: None }
+        Replica {
+            link: Link::Connect { at_us: connect_at_us },
+            input: BytesMut::new(),
+            db: 0,
+            open: None,
+            loading: None,
+        }
     }
 
     /// The link is gone: what is not a whole command is forgotten and will be asked for again.
     pub fn disconnected(&mut self, connect_at_us: u64) {
         if !self.input.is_empty() || self.open.is_some() {
             coverage::mark("feed cut inside a command");
+        }
+        if self.loading.is_some() {
+            coverage::mark("feed cut inside a load");
         }
         let db = self.open.as_ref().map_or(self.db, |open| open.db_before);
         *self = Replica { db, ..Replica::new(connect_at_us) };
@@ -88,20 +108,40 @@ impl Replica {
                 });
                 on.stream.replid = replid;
             }
-            Some(FeedItem::FullResync { replid, offset }) => {
+            Some(FeedItem::FullResync { replid, offset, rdb_bytes }) => {
                 self.link = Link::Up { number: link.number };
                 self.db = 0;
                 assert!(on.dataset.is_empty(), "a full resync goes into an emptied dataset");
-                on.stream.restart(replid, offset);
-                *on.has_history = true;
+                *on.has_history = false;
+                on.saver.kill();
+                self.loading =
+                    Some(Loading { bytes: Vec::new(), length: rdb_bytes as usize, replid, offset });
             }
-            Some(FeedItem::Bytes(bytes)) => {
+            Some(FeedItem::Bytes(mut bytes)) => {
                 assert!(matches!(self.link, Link::Up { .. }), "stream bytes before the PSYNC was answered");
+                self.load(&mut bytes, on);
                 self.input.extend_from_slice(&bytes);
                 self.run_whole_commands(on);
             }
         }
         true
+    }
+
+    /// Takes what is part of the dump off the front of `bytes`; loads it when all of it is there.
+    fn load(&mut self, bytes: &mut Bytes, on: &mut Applying) {
+        let Some(loading) = &mut self.loading else { return };
+        let missing = loading.length - loading.bytes.len();
+        loading.bytes.extend_from_slice(&bytes.split_to(missing.min(bytes.len())));
+        if loading.bytes.len() == loading.length {
+            let Loading { bytes, replid, offset, .. } = self.loading.take().expect("loading");
+            assert!(bytes.starts_with(RDB_HEAD), "a dump is loaded");
+            on.dataset.load(&bytes);
+            if !on.dataset.is_empty() {
+                coverage::mark("snapshot loaded");
+            }
+            on.stream.restart(replid, offset);
+            *on.has_history = true;
+        }
     }
 
     fn run_whole_commands(&mut self, on: &mut Applying) {
@@ -132,6 +172,13 @@ impl Replica {
             let index = std::str::from_utf8(words[1]).expect("digits").parse().expect("a number");
             on.bridge.set_applied(index);
             on.applied.push(Applied { index, digest: on.dataset.digest() });
+            return;
+        }
+        if words[0] == b"RAFT.SNAPSHOT" {
+            assert!(self.open.is_none(), "RAFT.SNAPSHOT inside a transaction");
+            let text = |word: &[u8]| String::from_utf8(word.to_vec()).expect("a text");
+            let attempt = text(words[1]).parse().expect("a number");
+            on.saver.fork(attempt, &text(words[2]), on.dataset, on.bridge);
             return;
         }
         assert!(

@@ -37,7 +37,8 @@ impl Server {
                     self.dataset.clear();
                     turn.bridge.tell_raft(ToRaft::Emptied { load });
                 }
-                ToMain::Snapshot { .. } | ToMain::Retire => unreachable!("nobody asks for that"),
+                ToMain::Snapshot { epoch, attempt, file } => self.saver.ask(epoch, attempt, file),
+                ToMain::Retire => unreachable!("nobody asks for that"),
                 ToMain::LeaderChanged => {
                     if leader_elsewhere(&turn.bridge.status()).is_some() {
                         self.wake_waiters(turn);

@@ -2,6 +2,7 @@
 
 use super::commands::{Master, Reply, Request, Watched};
 use super::dataset::Dataset;
+use super::dump::{Child, Saver};
 use super::gate::Gate;
 use super::replica::{Applied, Applying, Link, Replica};
 use super::stream::Stream;
@@ -43,6 +44,8 @@ pub struct Outcome {
     pub deliveries: Vec<Delivery>,
     pub events: Vec<RaftEvent>,
     pub applied: Vec<Applied>,
+    /// The server has forked.
+    pub child: Option<Child>,
 }
 
 /// What a turn works with.
@@ -79,6 +82,7 @@ pub struct Server {
     pub(super) stream: Stream,
     pub(super) role: Role,
     pub(super) gate: Gate,
+    pub saver: Saver,
     /// PSYNC names the stream; else it asks for everything.
     pub(super) has_history: bool,
     pub(super) connections: BTreeMap<u64, Connection>,
@@ -112,6 +116,7 @@ impl Server {
             stream: Stream::new(replid, offset, backlog_bytes),
             role: Role::Master,
             gate: Gate::default(),
+            saver: Saver::default(),
             has_history,
             connections: BTreeMap::new(),
             follow_at_us: None,
@@ -161,7 +166,7 @@ impl Server {
 
     /// Some client can be served now.
     pub fn has_work(&self) -> bool {
-        if self.seal_due.is_some() {
+        if self.seal_due.is_some() || self.saver.has_work() {
             return true;
         }
         let paused = self.gate.is_sealed();
@@ -182,6 +187,7 @@ impl Server {
             self.release(turn);
         }
         self.seal(turn);
+        self.saver.poll(turn.bridge);
         self.timers(turn);
         self.serve_clients(turn);
         self.read_feed(turn);
@@ -193,7 +199,9 @@ impl Server {
             self.handle_messages(turn);
             self.release(turn);
         }
-        self.gate.before_sleep(&mut self.stream, turn.bridge);
+        let forked = self.saver.fork_if_due(self.gate.epoch(), &self.dataset, turn.bridge);
+        self.gate.before_sleep(&mut self.stream, turn.bridge, forked);
+        turn.outcome.child = self.saver.take_child();
         self.write_replies(turn);
         self.serve_capture(turn);
     }
@@ -379,6 +387,7 @@ impl Server {
             bridge: turn.bridge,
             feed_token: &self.feed_token,
             applied: &mut turn.outcome.applied,
+            saver: &mut self.saver,
         };
         let mut alive = false;
         if let Some(link) = turn.links.feed.as_mut().filter(|link| link.number == number) {
