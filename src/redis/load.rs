@@ -319,6 +319,7 @@ fn start(
         executing: Cell::new(false),
         shutdown: Default::default(),
         pause_due: Cell::new(false),
+        pause_ends: Cell::new(None),
         follow_due: Cell::new(false),
         retired: Cell::new(None),
         took_over: Cell::new(false),

@@ -58,6 +58,8 @@ pub struct MainThread {
     pub shutdown: Shutdown,
     /// Leadership was given up in this turn: clients are paused from the next one on, until this node follows.
     pub pause_due: Cell<bool>,
+    /// When a pause of all clients ends at the latest.
+    pub pause_ends: Cell<Option<Instant>>,
     /// The server is to become a replica of the module, and is not yet.
     pub follow_due: Cell<bool>,
     /// When this node was removed from its cluster, and the newest client that had come by then.

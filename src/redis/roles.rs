@@ -6,7 +6,7 @@ use super::{gate, settings, signals};
 use crate::node::bridge::{Epoch, ToMain, ToRaft};
 use redis_module::raw;
 use std::ffi::{c_int, c_void};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The event loop calls it when the raft thread has used its wake-up. What it asks for is done at the end of the
 /// turn, in a context that puts marks into the replication stream at once.
@@ -116,9 +116,7 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
 
 fn unpause(ctx: Context, state: &MainThread) {
     state.pause_due.set(false);
-    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
-        log::error!("cannot resume clients: {error}");
-    }
+    resume_clients(ctx, state);
 }
 
 /// This node was taken out of its cluster: a master without data, as before INIT or JOIN.
@@ -159,8 +157,24 @@ fn pause(ctx: Context) {
 }
 
 fn pause_for(ctx: Context, time_ms: u64) {
+    main_thread::get().pause_ends.set(Some(Instant::now() + Duration::from_millis(time_ms)));
     if let Err(error) = ffi::call(ctx, &["CLIENT", "PAUSE", &time_ms.to_string(), "ALL"]) {
         log::error!("cannot pause clients: {error}");
+    }
+}
+
+/// The server's own end of a pause goes by the time of day: a clock that is set back by an hour makes it an hour longer,
+/// also for the module's own links.
+fn end_pause_in_time(ctx: Context, state: &MainThread) {
+    if state.pause_ends.get().is_some_and(|end| Instant::now() >= end) {
+        resume_clients(ctx, state);
+    }
+}
+
+fn resume_clients(ctx: Context, state: &MainThread) {
+    state.pause_ends.set(None);
+    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
+        log::error!("cannot resume clients: {error}");
     }
 }
 
@@ -237,9 +251,7 @@ fn unseal(ctx: Context, state: &MainThread) {
     if !state.gate.unseal() {
         return;
     }
-    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
-        log::error!("cannot resume clients: {error}");
-    }
+    resume_clients(ctx, state);
     state.waiters.wake_all();
 }
 
@@ -271,6 +283,7 @@ pub unsafe extern "C" fn on_event_loop(
             // First: a leadership that ends now puts its last mark in place of this batch's. Two would be wrapped in
             // a transaction.
             handle_messages(ctx, state);
+            end_pause_in_time(ctx, state);
             let forked = state.saver.fork_if_due(ctx, &state.bridge, state.gate.epoch());
             state.gate.before_sleep(ctx, &state.bridge, forked);
             state.follower_reads.tell(state);

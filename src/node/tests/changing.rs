@@ -407,3 +407,116 @@ fn a_member_that_moved_is_dialled_there_and_the_leader_puts_it_into_the_log() {
     notice(&mut leader, 3, &here(15002));
     assert_eq!(leader.world.last_index(), 3, "that is node 2's");
 }
+
+/// A node with its log in memory, at the place of `ticket`, asks to join.
+fn add_in_memory(node: &mut Driven, ticket: u64, place: u64) {
+    let (address, peer_address) = (format!("host:{}", 5000 + place), format!("host:{}", 15000 + place));
+    node.node.on_add_in_memory(&mut node.world, ticket, address, peer_address);
+    node.turn();
+}
+
+/// Commits what is proposed, entry by entry; node 3 takes no part.
+fn commit(leader: &mut Driven) {
+    for _ in 0..3 {
+        leader.persist();
+        leader.acknowledge(2);
+    }
+}
+
+/// A leader of nodes 1, 2, 3 whose fourth member is a learner in memory; its id.
+fn with_one_in_memory() -> (Driven, u64) {
+    let mut leader = Driven::leader_of_three();
+    add_in_memory(&mut leader, 77, 4);
+    commit(&mut leader);
+    let joined = answers(&mut leader);
+    let [(77, Answer::Added { id, .. })] = joined[..] else { panic!("{joined:?}") };
+    assert!(leader.node.members().0[&id].in_memory);
+    (leader, id)
+}
+
+#[test]
+fn a_node_that_was_in_memory_gives_way_to_the_next_one_at_its_address() {
+    let (mut leader, former) = with_one_in_memory();
+    leader.pass(2);
+    commit(&mut leader);
+    add_in_memory(&mut leader, 78, 4);
+    assert!(!leader.node.members().0.contains_key(&former), "it goes first");
+    assert_eq!(leader.node.members().0.len(), 3, "and the next one comes in a change of its own");
+    commit(&mut leader);
+    let joined = answers(&mut leader);
+    let [(78, Answer::Added { id, .. })] = joined[..] else { panic!("{joined:?}") };
+    assert_ne!(id, former);
+    assert_eq!(leader.node.members().0.len(), 4);
+    // It never took an entry; but whoever asks now has another memory.
+    leader.pass(2);
+    commit(&mut leader);
+    add_in_memory(&mut leader, 79, 4);
+    commit(&mut leader);
+    let joined = answers(&mut leader);
+    let [(79, Answer::Added { id: third, .. })] = joined[..] else { panic!("{joined:?}") };
+    assert!(third != id && third != former);
+}
+
+#[test]
+fn only_a_node_in_memory_that_is_down_gives_way() {
+    let mut leader = Driven::leader_of_three();
+    add_in_memory(&mut leader, 77, 3);
+    let refused = answers(&mut leader);
+    assert!(
+        matches!(&refused[..], [(77, Answer::Refused(text))] if text.contains("address of node 3 already")),
+        "node 3 has its log on disk: {refused:?}"
+    );
+    let (mut leader, former) = with_one_in_memory();
+    leader.acknowledge(former);
+    add_in_memory(&mut leader, 78, 4);
+    assert_eq!((answers(&mut leader), leader.node.members().0.len()), (vec![], 4), "it waits");
+    for _ in 0..5 {
+        leader.acknowledge(former);
+        leader.acknowledge(2);
+        leader.pass(1);
+    }
+    leader.acknowledge(former);
+    leader.turn();
+    let refused = answers(&mut leader);
+    assert!(
+        matches!(&refused[..], [(78, Answer::Refused(text))] if text.contains("which is up")),
+        "{refused:?}"
+    );
+    assert!(leader.node.members().0.contains_key(&former));
+}
+
+#[test]
+fn a_removal_that_is_refused_is_told_to_the_successor() {
+    let (mut leader, former) = with_one_in_memory();
+    let mut members = leader.node.members().clone();
+    members.0.get_mut(&former).expect("a member").voting = true;
+    leader.node.member_history.last_mut().expect("a membership").1 = members;
+    // Nobody is heard for a moment: without this voter there would be no majority of the others either.
+    leader.world.now_us += 700_000;
+    add_in_memory(&mut leader, 78, 4);
+    let refused = answers(&mut leader);
+    assert!(
+        matches!(&refused[..], [(78, Answer::Refused(text))] if text.contains("the cluster would stop")),
+        "{refused:?}"
+    );
+    leader.turn();
+    assert_eq!(answers(&mut leader), [], "and it is not tried again");
+}
+
+#[test]
+fn who_wants_to_leave_waits_for_a_leader_without_turning_in_a_loop() {
+    let mut driven = Driven::leader_of_three();
+    driven.node.on_remove_node(&mut driven.world, 77, OWN);
+    driven.turn();
+    driven.depose();
+    driven.persist();
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave));
+    for _ in 0..3 {
+        driven.world.now_us += 800_000; // nobody is heard of: `turn` asserts that nothing is due
+        driven.turn();
+    }
+    assert_eq!(driven.node.raft.leader(), None);
+    assert_eq!(notices(&mut driven, 2), []);
+    driven.append(2, 9, (2, 2), &[], 2);
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave), "it asks the next one at once");
+}
