@@ -180,7 +180,7 @@ impl Machine {
         let stale = self.stale.take();
         let server = Server::new(local_us, feed_token.clone(), plan.backlog_bytes, &mut self.random, stale);
         let mut world = SimWorld::new(random, store, plan.feed_kernel_bytes);
-        world.crash_replacing_per_mille = if plan.weights.crash_inside > 0 { 200 } else { 0 };
+        world.crash_replacing_per_mille = if plan.weights.crash_inside > 0 { 400 } else { 0 };
         Process::new(self.life, world, server, self.settings.clone(), feed_token)
     }
 
