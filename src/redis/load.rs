@@ -321,7 +321,7 @@ fn start(
         pause_due: Cell::new(false),
         pause_ends: Cell::new(None),
         follow_due: Cell::new(false),
-        last_member_client: Cell::new(0),
+        retired: Cell::new(None),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });

@@ -62,8 +62,8 @@ pub struct MainThread {
     pub pause_ends: Cell<Option<Instant>>,
     /// The server is to become a replica of the module, and is not yet.
     pub follow_due: Cell<bool>,
-    /// The newest client that had come when this node was removed from its cluster.
-    pub last_member_client: Cell<u64>,
+    /// When this node was removed from its cluster, and the newest client that had come by then.
+    pub retired: Cell<Option<(Instant, u64)>>,
     /// The settings that the module owns were set.
     pub took_over: Cell<bool>,
     /// The thread that runs the node, until it is joined at shutdown.

@@ -79,6 +79,7 @@ fn port_data(port: u16) -> *mut c_void {
 /// moment that this node stops leading, and whoever waits for an answer that is on its way gets it first.
 fn follow(ctx: Context, state: &MainThread, port: u16) {
     state.follow_due.set(true);
+    state.retired.set(None);
     pause(ctx);
     if ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0 {
         // SAFETY: the callback is a function of this file; its argument is a number.
@@ -118,12 +119,11 @@ fn unpause(ctx: Context, state: &MainThread) {
     resume_clients(ctx, state);
 }
 
-/// This node was taken out of its cluster: a master without data, as before INIT or JOIN. Clients that are connected
-/// now came to the cluster, and are sent there; later ones are told that this is the wrong place.
+/// This node was taken out of its cluster: a master without data, as before INIT or JOIN.
 fn retire(ctx: Context, state: &MainThread) {
     state.follow_due.set(false);
     state.follower_reads.stops_following(state);
-    state.last_member_client.set(newest_client(ctx));
+    state.retired.set(Some((Instant::now(), newest_client(ctx))));
     if let Err(error) = ffi::call(ctx, &["REPLICAOF", "NO", "ONE"]) {
         log::error!("cannot stop being a replica of the raft log: {error}");
     }
