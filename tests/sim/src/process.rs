@@ -157,7 +157,7 @@ impl Process {
             self.durable_told = durable;
             node.on_durable(&mut self.world, durable)?;
         }
-        while let Some(done) = self.world.snapshots.as_mut().and_then(Worker::next) {
+        while let Some(done) = self.world.snapshots.as_mut().and_then(Worker::take_answer) {
             if let Done::Read { reader, .. } = &done {
                 coverage::mark(if reader >> 63 == 0 { "part of a snapshot sent" } else { "snapshot fed" });
             }
@@ -249,7 +249,13 @@ impl Process {
                 | ToRaft::Configure(_),
                 None,
             ) => {}
-            (message @ (ToRaft::Init { .. } | ToRaft::Join { .. } | ToRaft::Shutdown), _) => {
+            (
+                message @ (ToRaft::Init { .. }
+                | ToRaft::Join { .. }
+                | ToRaft::AddInMemory { .. }
+                | ToRaft::Shutdown),
+                _,
+            ) => {
                 panic!("not part of the simulation: {message:?}")
             }
         }
