@@ -203,7 +203,7 @@ impl Machine {
             redisraft::log::replace(&disk, Path::new(DIRECTORY), base, options.segment_bytes)?;
             (store, _) = Store::open(&disk, options)?;
         }
-        Ok(Opened::Log(store, Worker::new(snapshots, self.disk.clone())))
+        Ok(Opened::Log(store, Box::new(Worker::new(snapshots, self.disk.clone()))))
     }
 
     /// What was promised is there.
@@ -229,7 +229,7 @@ impl Machine {
 
 /// What a start finds.
 enum Opened {
-    Log(Store, Worker),
+    Log(Store, Box<Worker>),
     /// A log without an entry.
     Unfinished(Store),
 }
@@ -292,7 +292,7 @@ impl Simulation {
                 {
                     panic!("machine {host} forgot what was on its disk: {broken}");
                 }
-                (Some(store), Some(snapshots))
+                (Some(store), Some(*snapshots))
             }
             Some(Opened::Unfinished(store)) => {
                 coverage::mark("unfinished join set aside");

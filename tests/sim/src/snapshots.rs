@@ -85,7 +85,7 @@ impl Worker {
     }
 
     /// An answer for the raft thread.
-    pub fn next(&mut self) -> Option<Done> {
+    pub fn take_answer(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
 
