@@ -180,7 +180,7 @@ impl Machine {
         log::info!("{recovery}");
         note_recovery(&recovery, &store);
         if store.last_index() == 0 {
-            return Ok(Opened::Unfinished(store));
+            return Ok(Opened::Unfinished(Box::new(store)));
         }
         let disk = Arc::new(self.disk.clone());
         let (snapshots, anew) = runtime::beside(disk, Path::new(DIRECTORY), store.log_mut())?;
@@ -193,7 +193,7 @@ impl Machine {
             redisraft::log::replace(&disk, Path::new(DIRECTORY), base, options.segment_bytes)?;
             (store, _) = Store::open(&disk, options)?;
         }
-        Ok(Opened::Log(store, Worker::new(snapshots, self.disk.clone())))
+        Ok(Opened::Log(Box::new((store, Worker::new(snapshots, self.disk.clone())))))
     }
 
     /// What was promised is there.
@@ -218,9 +218,9 @@ impl Machine {
 
 /// What a start finds.
 enum Opened {
-    Log(Store, Worker),
+    Log(Box<(Store, Worker)>),
     /// A log without an entry.
-    Unfinished(Store),
+    Unfinished(Box<Store>),
 }
 
 fn note_recovery(recovery: &Recovery, store: &Store) {
@@ -271,7 +271,8 @@ impl Simulation {
         machine.disk.settle();
         // A node that was stopped before the first entry came has promised nothing, and joins anew.
         let (store, snapshots) = match opened {
-            Some(Opened::Log(store, snapshots)) => {
+            Some(Opened::Log(opened)) => {
+                let (store, snapshots) = *opened;
                 if let (Err(broken), false) =
                     (machine.keeps_promises(&store, snapshots.durable()), machine.may_be_damaged)
                 {

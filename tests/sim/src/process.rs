@@ -156,7 +156,7 @@ impl Process {
             self.durable_told = durable;
             node.on_durable(&mut self.world, durable)?;
         }
-        while let Some(done) = self.world.snapshots.as_mut().and_then(Worker::next) {
+        while let Some(done) = self.world.snapshots.as_mut().and_then(Worker::next_done) {
             if let Done::Read { reader, .. } = &done {
                 coverage::mark(if reader >> 63 == 0 { "part of a snapshot sent" } else { "snapshot fed" });
             }

@@ -81,7 +81,7 @@ impl Worker {
     }
 
     /// An answer for the raft thread.
-    pub fn next(&mut self) -> Option<Done> {
+    pub fn next_done(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
 
