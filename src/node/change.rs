@@ -244,6 +244,7 @@ impl Node {
                     let removal = Removal { id: former, asked_by, patience_until_us };
                     self.changes.queue.push_front(change);
                     self.changes.queue.push_front(Change::Remove(removal));
+                    return self.pump_changes(world);
                 }
             }
             Next::Invite(id) => {

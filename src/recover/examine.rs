@@ -6,7 +6,7 @@ use crate::log::disk::Disk;
 use crate::log::record::RecordType;
 use crate::log::{HardState, LogError, ReadRecord, Reader, Torn};
 use crate::node::members::Members;
-use crate::snapshot::{About, SnapshotError, Store};
+use crate::snapshot::{survey, About, Depth, SnapshotError};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -75,11 +75,17 @@ pub fn examine(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Found, RecoverE
     let meta = reader.meta().clone();
     let cluster_id = String::from_utf8_lossy(&meta.owner.cluster_id).into_owned();
     let log_base = (meta.base_index, meta.base_term);
-    let snapshots = Store::look(disk.clone(), directory, &cluster_id)?;
-    let snapshot = snapshots.intact.into_iter().next();
+    let (mut snapshot, mut damaged_snapshots) = (None, Vec::new());
+    for pair in survey(disk.as_ref(), directory, &cluster_id, Depth::Checksum)? {
+        match pair {
+            Ok(about) => snapshot = snapshot.or(Some(about)),
+            Err(error) if snapshot.is_none() => damaged_snapshots.push(error),
+            Err(_) => {} // older than one that is intact
+        }
+    }
     if snapshot.as_ref().map_or(0, |about| about.id.index) < log_base.0 {
         let missing = RecoverError::SnapshotMissing { directory: directory.to_path_buf(), base: log_base.0 };
-        return Err(snapshots.damaged.into_iter().next().map_or(missing, RecoverError::Snapshot));
+        return Err(damaged_snapshots.into_iter().next().map_or(missing, RecoverError::Snapshot));
     }
     let position = snapshot.as_ref().map(|about| (about.id.index, about.id.term));
     let mut gathered = Gathered::new(log_base, position.map_or(0, |at| at.0));
@@ -117,7 +123,7 @@ pub fn examine(disk: &Arc<dyn Disk>, directory: &Path) -> Result<Found, RecoverE
         committed: gathered.committed(position.map_or(0, |at| at.0)).min(last.0),
         snapshot,
         snapshot_alone,
-        damaged_snapshots: snapshots.damaged.iter().map(SnapshotError::to_string).collect(),
+        damaged_snapshots: damaged_snapshots.iter().map(SnapshotError::to_string).collect(),
         members: in_log.map_or(members, |(_, members)| members),
         used_ids,
         torn: end.torn,

@@ -63,7 +63,7 @@ fn a_cut_feed_goes_on_at_the_byte_that_redis_names_and_else_begins_again() {
     node.persist();
     after_a_pause(&mut node);
     node.node.on_feed_lost();
-    let id = format!("{:040x}", 1);
+    let id = format!("{0:08x}{0:032x}", 1);
     let first = stream(&["RAFT.APPLIED 1"]).len() as u64;
     let fed = node.psync(&id, first + 1);
     assert_eq!(fed[0], Fed::Continue(id));

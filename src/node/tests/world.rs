@@ -141,7 +141,8 @@ impl World for PaperWorld {
 
     fn fresh_replid(&mut self) -> String {
         self.replids += 1;
-        format!("{:040x}", self.replids)
+        // Node ids are made of the first digits.
+        format!("{0:08x}{0:032x}", self.replids)
     }
 
     fn bridge(&self) -> &Bridge {
