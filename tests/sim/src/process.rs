@@ -249,7 +249,13 @@ impl Process {
                 | ToRaft::Configure(_),
                 None,
             ) => {}
-            (message @ (ToRaft::Init { .. } | ToRaft::Join { .. } | ToRaft::Shutdown), _) => {
+            (
+                message @ (ToRaft::Init { .. }
+                | ToRaft::Join { .. }
+                | ToRaft::AddInMemory { .. }
+                | ToRaft::Shutdown),
+                _,
+            ) => {
                 panic!("not part of the simulation: {message:?}")
             }
         }
