@@ -226,9 +226,13 @@ impl Process {
                 node.on_snapshot_failed(world, attempt, &reason)
             }
             (ToRaft::Configure(settings), Some(node)) => node.on_settings(world, settings)?,
+            (ToRaft::AddInMemory { ticket, address, peer_address }, Some(node)) => {
+                node.on_add_in_memory(world, ticket, address, peer_address)
+            }
             (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
             (
                 ToRaft::AddNode { ticket, .. }
+                | ToRaft::AddInMemory { ticket, .. }
                 | ToRaft::RemoveNode { ticket, .. }
                 | ToRaft::Transfer { ticket, .. }
                 | ToRaft::Compact { ticket, .. },
