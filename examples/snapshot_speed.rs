@@ -20,8 +20,6 @@ const VALUE_BYTES: usize = 1000;
 const PIPELINE: usize = 64;
 const CLIENTS: u32 = 10;
 const PATIENCE: Duration = seconds(600);
-/// Never compacted unless asked.
-const NEVER: &str = "log-max-file-size=1000gb";
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default).max(1)
@@ -82,8 +80,8 @@ fn name(number: u64) -> String {
     format!("key:{number:010}")
 }
 
-fn alone() -> Cluster {
-    let module_arguments = vec![NEVER.to_string()];
+/// A node with default settings, but for these.
+fn alone(module_arguments: Vec<String>) -> Cluster {
     Cluster::start_with(&Options { size: 1, module_arguments, ..Options::default() })
 }
 
@@ -117,7 +115,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 /// (a): a log of entries alone.
 fn replay(entries: u64, rounds: u64) {
-    let mut cluster = alone();
+    let mut cluster = alone(vec!["log-max-file-size=1000gb".to_string()]);
     cluster.kill(0);
     append(&log_of(&mut cluster, 0), entries);
     let times = (0..rounds).map(|_| time_restart(&mut cluster)).collect();
@@ -151,7 +149,7 @@ fn append(directory: &Path, entries: u64) {
 
 /// (b): a snapshot and no entries to speak of, against a plain server's load of the same file.
 fn restart_from_snapshot(size_mb: u64, rounds: u64) {
-    let mut cluster = alone();
+    let mut cluster = alone(Vec::new());
     fill(cluster.port(0), size_mb);
     compact(&cluster);
     let log = log_of(&mut cluster, 0);
@@ -205,7 +203,7 @@ fn write_latency(size_mb: u64) {
             });
         });
     }
-    let cluster = alone();
+    let cluster = alone(Vec::new());
     fill(cluster.port(0), size_mb);
     measure("ours, snapshot", cluster.port(0), || compact(&cluster));
 }
@@ -278,7 +276,9 @@ fn write_paced(port: u16, begin: Instant, period: Duration, stop: &AtomicBool) -
 
 /// (d): a node joins a cluster whose log was compacted.
 fn install(size_mb: u64) {
-    let module_arguments = vec![NEVER.to_string()];
+    // So that the log is compacted also when the dataset is small.
+    let log_mb = (size_mb / 2).clamp(4, 128);
+    let module_arguments = vec!["log-segment-size=1mb".to_string(), format!("log-max-file-size={log_mb}mb")];
     let mut cluster = Cluster::start_apart(&Options { size: 2, module_arguments, ..Options::default() });
     assert!(cluster.connect(0).run("RAFT.CLUSTER INIT").text().starts_with("OK"));
     fill(cluster.port(0), size_mb);

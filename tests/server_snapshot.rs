@@ -89,6 +89,18 @@ fn write_keys(connection: &mut Connection, from: usize, count: usize) {
     }
 }
 
+/// What cannot be compressed.
+fn noise(seed: u64, length: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'!' + (state % 90) as u8)
+    };
+    (0..length).map(|_| next()).collect()
+}
+
 /// Names of the server's directory that a snapshot may have left there.
 fn dumps(directory: &Path) -> Vec<String> {
     let names = std::fs::read_dir(directory).expect("list");
@@ -345,15 +357,13 @@ fn kill_9_at_any_moment_of_a_compaction_or_an_installation_loses_nothing() {
 #[test]
 fn a_large_snapshot_goes_on_after_the_link_was_cut_and_disturbs_nobody() {
     let _serial = serial(LIMIT);
-    let mut cluster = Cluster::start_with(&Options { proxied: true, ..patient(3, NEVER) });
+    let mut cluster = Cluster::start_with(&Options { proxied: true, ..patient(3, 1_000_000) });
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let (ids, term) = (cluster.ids(), cluster.number(leader, "raft_current_term"));
     cluster.kill(follower);
     let mut connection = cluster.connect(leader);
-    for at in 0..200 {
-        // Not compressible.
-        let value: String =
-            (0..20_000u32).map(|i| char::from(b'!' + ((i * i + at * 7919 + i * at) % 90) as u8)).collect();
+    for at in 0..200u64 {
+        let value = noise(at, 20_000);
         assert!(connection.call(&["SET", &format!("large:{at}"), &value]).expect("an answer").is_ok());
     }
     compact(&cluster, leader);
@@ -465,4 +475,55 @@ fn a_node_alone_puts_a_snapshot_of_its_dataset_in_the_place_of_a_damaged_entry()
     assert_eq!(cluster.wait_converged(), before);
     assert_eq!(cluster.field(0, "raft_first_hole"), "");
     check_filled(&cluster, 0);
+}
+
+/// Fills what is left of the disk of a node, but for some room.
+fn fill_disk(cluster: &mut Cluster, node: usize, room_bytes: u64) -> PathBuf {
+    let process = cluster.server(node).pid().expect("a running node");
+    let path = PathBuf::from(format!("/proc/{process}/cwd/filler"));
+    let mut file = std::fs::File::create(&path).expect("a file on the node's disk");
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    let length = file.metadata().expect("its length").len();
+    file.set_len(length.saturating_sub(room_bytes)).expect("some room");
+    path
+}
+
+#[test]
+fn a_full_disk_and_a_users_child_put_a_snapshot_off_and_the_old_one_stays() {
+    let _serial = serial(LIMIT);
+    if !cluster::can_mount() {
+        eprintln!("skipped: this account may not mount a small disk");
+        return;
+    }
+    let mut cluster = Cluster::start_with(&Options { disk_mb: Some(48), ..options(1, NEVER) });
+    let mut connection = cluster.connect(0);
+    compact(&cluster, 0);
+    let old = cluster.field(0, "raft_snapshot_filename");
+    for at in 0..100u64 {
+        let value = noise(at, 50_000);
+        assert!(connection.call(&["SET", &format!("large:{at}"), &value]).expect("an answer").is_ok());
+    }
+    let process = cluster.server(0).pid().expect("a running node");
+    let names = || dumps(Path::new(&format!("/proc/{process}/cwd/raftlog")));
+    let filler = fill_disk(&mut cluster, 0, 1 << 20);
+    let refused = connection.run("RAFT.DEBUG COMPACT");
+    assert!(refused.text().contains("no snapshot was made"), "{refused}");
+    assert_eq!(cluster.field(0, "raft_snapshot_filename"), old);
+    assert_eq!(names(), [old.clone()], "nothing is left of the attempt");
+    assert_eq!(dumps(Path::new(&format!("/proc/{process}/cwd"))), [""; 0], "nor beside the user's dumps");
+    std::fs::remove_file(filler).expect("remove");
+    wait_for("a snapshot when there is space", PATIENCE, || connection.run("RAFT.DEBUG COMPACT").is_ok());
+    assert_ne!(cluster.field(0, "raft_snapshot_filename"), old);
+    assert_eq!(names().len(), 1);
+    // A user's child, which takes long: the module says so and goes on trying.
+    assert!(connection.run("CONFIG SET rdb-key-save-delay 150000").is_ok());
+    wait_for("the module's own child to be gone", PATIENCE, || {
+        connection.run("BGSAVE").text().starts_with("Background saving started")
+    });
+    assert!(connection.run("SET one more").is_ok());
+    let refused = connection.run("RAFT.DEBUG COMPACT");
+    assert!(refused.text().contains("another child of it is running"), "{refused}");
+    assert!(connection.run("CONFIG SET rdb-key-save-delay 0").is_ok());
+    wait_for("a snapshot after the user's", PATIENCE, || connection.run("RAFT.DEBUG COMPACT").is_ok());
+    assert!(connection.run("INFO persistence").text().contains("rdb_last_bgsave_status:ok"));
 }

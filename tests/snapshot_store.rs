@@ -393,3 +393,21 @@ fn a_survey_changes_nothing_and_says_what_a_start_would_find() {
     assert!(matches!(&look(Depth::Length)[..], [Err(SnapshotError::Damaged { offset: 100, .. })]));
     assert_eq!(files(directory.path()).len(), 3);
 }
+
+#[test]
+fn a_dump_that_rots_while_it_is_the_newest_is_found_by_a_check() {
+    let directory = fast_directory();
+    let (mut store, _) = open(directory.path());
+    keep_from(&mut store, directory.path(), 5).expect("keep");
+    let id = about(5).id;
+    let check = |store: &mut Store| match store.run(Job::Check { id }) {
+        Some(Done::Checked { result, .. }) => result,
+        other => panic!("{other:?}"),
+    };
+    check(&mut store).expect("intact");
+    let path = directory.path().join("snapshot-5-3.rdb");
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[1000] ^= 1;
+    std::fs::write(&path, bytes).expect("write");
+    assert!(matches!(check(&mut store), Err(SnapshotError::Damaged { .. })));
+}

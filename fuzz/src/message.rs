@@ -1,4 +1,4 @@
-//! What peers send each other: the frame on the wire, and in it one of four families of messages.
+//! What peers send each other: the frame on the wire, and in it one of five families of messages.
 
 use crate::input::Input;
 use crate::memory::within;
@@ -9,7 +9,7 @@ use redisraft::link::fuzz::{received, sent};
 use redisraft::link::{Frame, OutFrame};
 use redisraft::log::{Entry, Kind};
 use redisraft::node::wire::{Encoded, WireError};
-use redisraft::node::{fetch, notices, transfer, wire};
+use redisraft::node::{fetch, follower_reads, notices, transfer, wire};
 use redisraft::resp::{parse_command, Limits};
 use redisraft::snapshot::{About, Id};
 
@@ -23,7 +23,12 @@ pub fn check(data: &[u8]) {
     let mut header = input.bytes(header_bytes).to_vec();
     let payload = Bytes::copy_from_slice(input.rest());
     travels(kind, split, &header, &payload);
-    let families = [fetch::is_kind(kind), transfer::is_kind(kind), notices::is_kind(kind)];
+    let families = [
+        fetch::is_kind(kind),
+        transfer::is_kind(kind),
+        notices::is_kind(kind),
+        follower_reads::is_kind(kind),
+    ];
     assert!(families.iter().filter(|is| **is).count() <= 1, "kind {kind} is of two families");
     let limit_bytes = (16 << 10) + 16 * data.len();
     for _ in 0..REPAIRS {
@@ -45,12 +50,13 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// One of the four families.
+/// One of the five families.
 #[derive(Debug, PartialEq)]
 enum Decoded {
     Fetch(fetch::Frame),
     Transfer(transfer::Frame),
     Notice(notices::Notice),
+    Read(follower_reads::Frame),
     Message(Message, Vec<Entry>),
 }
 
@@ -59,6 +65,8 @@ fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<Decoded, WireError
         Decoded::Fetch(fetch::decode(kind, header, payload)?)
     } else if transfer::is_kind(kind) {
         Decoded::Transfer(transfer::decode(kind, header, payload)?)
+    } else if follower_reads::is_kind(kind) {
+        Decoded::Read(follower_reads::decode(kind, header, payload)?)
     } else if notices::is_kind(kind) {
         Decoded::Notice(notices::decode(kind, header, payload)?)
     } else {
@@ -71,6 +79,7 @@ fn comes_back(kind: u8, decoded: &Decoded, payload_bytes: usize) {
     let again = match decoded {
         Decoded::Fetch(frame) => fetch::encode(frame),
         Decoded::Transfer(frame) => transfer::encode(frame),
+        Decoded::Read(frame) => follower_reads::encode(frame),
         Decoded::Notice(notice) => notices::encode(notice),
         Decoded::Message(message, entries) => {
             assert!(entries.iter().all(Entry::is_intact));
@@ -127,6 +136,8 @@ pub fn seeds() -> Seeds {
     let vote = wire::encode(&Message { term: 9, body: Body::Vote { last: position, transfer: true } }, &[]);
     let id = Id { index: 8, term: 3, bytes: 4, crc: crc32fast::hash(b"part") };
     let about = About { id, cluster_id: "c".repeat(32), members: Bytes::new(), used_ids: vec![1, 2] };
+    let request = follower_reads::Request { nonce: 5, number: 3 };
+    let read = follower_reads::Frame::Index { request, index: 8 };
     let here = notices::Notice::Here { peer_address: "[::1]:15001".into(), address: "localhost:5001".into() };
     let fetched = fetch::Frame::Fetched(position, Some(entry(8, b"lost")));
     let part = transfer::Frame::Part { id, offset: 0, bytes: Bytes::from_static(b"part") };
@@ -137,6 +148,7 @@ pub fn seeds() -> Seeds {
         ("fetched", input_of(&fetch::encode(&fetched))),
         ("offer", input_of(&transfer::encode(&transfer::Frame::Offer(Box::new(about))))),
         ("part", input_of(&transfer::encode(&part))),
+        ("read", input_of(&follower_reads::encode(&read))),
         ("here", input_of(&notices::encode(&here))),
         ("denied", input_of(&notices::encode(&notices::Notice::Denied { reason: "the last voter".into() }))),
     ]

@@ -57,7 +57,7 @@ pub fn check(data: &[u8]) {
 }
 
 fn options() -> Options {
-    Options { segment_bytes: 8 << 10, direct_io: false, ..Options::default() }
+    Options { segment_bytes: 16 << 10, direct_io: false, ..Options::default() }
 }
 
 fn payload(index: u64, term: u64, bytes: usize) -> Bytes {
@@ -134,12 +134,15 @@ impl Author {
         // The last batch is one that begins no segment.
         let (before, before_last) = loop {
             let (before, known) = (self.disk.files(), self.known());
-            self.append(term, Kind::Normal, &[500, 500, 500]);
+            // Some of it stands in blocks that the next batch does not touch.
+            self.append(term, Kind::Normal, &[1300, 1300, 1300, 1300]);
             if self.disk.files().keys().eq(before.keys()) {
                 break (before, known);
             }
         };
         let mut files = self.disk.files();
+        let used = files.values().filter(|bytes| bytes.starts_with(b"RRAFTSEG")).count();
+        assert!(used >= 3, "{used} segments");
         if !last_acknowledged {
             let is_index = |path: &Path| path.extension() == Some("idx".as_ref());
             files.extend(before.clone().into_iter().filter(|(path, _)| is_index(path)));
@@ -154,12 +157,12 @@ fn samples() -> &'static [Sample] {
     SAMPLES.get_or_init(|| {
         let fresh = || {
             let mut author = Author::new();
-            author.tell(1);
+            [1, 11, 21, 31].into_iter().for_each(|term| author.tell(term));
             author
         };
         let recycled = || {
             let mut author = fresh();
-            let mut term = 1;
+            let mut term = 31;
             while author.log.stats().recycled_segments < 6 {
                 author.log.purge(author.log.last_index() - 1);
                 term += 10;
@@ -405,7 +408,20 @@ fn contents(log: &Log) -> Vec<Known> {
     (log.first_index()..=log.last_index()).map(known).collect()
 }
 
+/// The first sector in which the last batch of a sample stands: number of its file, and offset.
+fn last_batch(sample: &Sample) -> (u8, u32) {
+    let changed = |(path, bytes): (&PathBuf, &Vec<u8>)| {
+        let is_log = path.extension() == Some("log".as_ref());
+        let before = sample.before.get(path).filter(|before| is_log && before.len() == bytes.len())?;
+        bytes.iter().zip(before).position(|(new, old)| new != old)
+    };
+    let place = sample.files.iter().enumerate().find_map(|(number, file)| Some((number, changed(file)?)));
+    let (number, offset) = place.expect("it was written");
+    (number as u8, offset as u32)
+}
+
 pub fn seeds() -> Seeds {
+    let [fresh, recycled] = [2, 3].map(|sample| last_batch(&samples()[sample]));
     let edit = |what: u8, which: u8, place: u32, length: u16| {
         [&[what, which][..], &place.to_le_bytes(), &length.to_le_bytes()].concat()
     };
@@ -416,7 +432,8 @@ pub fn seeds() -> Seeds {
         ("flipped-recycled", with(1, &[edit(0, 3, 4400, 64), edit(1, 5, 4500, 1)])),
         ("zeros", with(1, &[edit(3, 4, 5000, 900)])),
         ("astray", with(0, &[edit(4, 4, 4096, 3)])),
-        ("lost-write", with(2, &[edit(5, 9, 6000, 2)])),
+        ("lost-write", with(2, &[edit(5, fresh.0, fresh.1, 0)])),
+        ("lost-write-recycled", with(3, &[edit(5, recycled.0, recycled.1, 2)])),
         ("cut", with(3, &[edit(6, 3, 6000, 0)])),
         ("removed", with(0, &[edit(8, 2, 0, 0)])),
         ("indexes", with(1, &[edit(0, 2, 40, 9), edit(8, 4, 0, 0)])),

@@ -31,6 +31,10 @@ struct Outgoing {
     wanted_us: u64,
     /// Parts being read for it.
     reading: u64,
+    /// It has asked for the beginning before: what it got was not what was announced.
+    begun: bool,
+    /// Its file was looked at for that.
+    checked: bool,
 }
 
 /// A snapshot that is on its way here. Invariant: `written <= got <= asked <= about.id.bytes`.
@@ -119,8 +123,9 @@ impl Node {
     }
 
     pub(super) fn offer<W: World>(&self, world: &mut W, to: NodeId) {
-        match &self.snapshots.newest {
+        match self.snapshots.to_offer() {
             Some(about) => world.send(to, encode(&Frame::Offer(Box::new(about.clone())))),
+            None if self.snapshots.newest.is_some() => {} // damaged; another is being made
             None => log::error!(
                 "the log begins behind entry {}, and there is no snapshot",
                 self.raft.base().index
@@ -145,10 +150,17 @@ impl Node {
     fn on_want<W: World>(&mut self, world: &mut W, from: NodeId, id: Id, offset: u64, bytes: u32) {
         let now_us = world.now_us();
         let entry = self.transfers.outgoing.entry(from);
-        let outgoing = entry.or_insert(Outgoing { id, wanted_us: now_us, reading: 0 });
+        let outgoing =
+            entry.or_insert(Outgoing { id, wanted_us: now_us, reading: 0, begun: false, checked: false });
         if outgoing.id != id {
-            *outgoing = Outgoing { id, wanted_us: now_us, reading: outgoing.reading };
+            *outgoing =
+                Outgoing { id, wanted_us: now_us, reading: outgoing.reading, begun: false, checked: false };
         }
+        if offset == 0 && outgoing.begun && !outgoing.checked {
+            outgoing.checked = true;
+            world.snapshot(Job::Check { id });
+        }
+        outgoing.begun |= offset == 0;
         outgoing.wanted_us = now_us;
         if outgoing.reading >= self.settings.snapshot_req_max_count {
             return; // it asks for more than its window; what it misses it asks for again

@@ -32,7 +32,7 @@ pub mod clock;
 pub mod feed;
 pub mod fetch;
 mod follow;
-mod follower_reads;
+pub mod follower_reads;
 mod handover;
 mod heal;
 mod install;

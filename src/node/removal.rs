@@ -163,9 +163,13 @@ impl Node {
         }
         let Some(leaving) = &mut self.leaving else { return };
         leaving.begun = true; // however it came about
-        let due = leaving.ask_again_us.is_none_or(|at| now_us >= at);
-        if let Some(leader) = self.raft.leader().filter(|_| due) {
-            leaving.ask_again_us = Some(now_us + self.settings.request_timeout_ms * 1000);
+        if leaving.ask_again_us.is_some_and(|at| now_us < at) {
+            return;
+        }
+        // Without a leader there is nothing to be woken for: it is asked as soon as there is one.
+        let leader = self.raft.leader();
+        leaving.ask_again_us = leader.map(|_| now_us + self.settings.request_timeout_ms * 1000);
+        if let Some(leader) = leader {
             world.send(leader, encode(&Notice::Leave));
         }
     }

@@ -16,6 +16,7 @@ use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::disk::Disk;
 use crate::log::Log;
+use crate::snapshot::Job;
 pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
 pub use start::{check, read_back};
@@ -232,6 +233,10 @@ impl Runtime {
             (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
             (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
             (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
+            // Of the node that this process was before it was removed.
+            (ToRaft::SnapshotSaved { file, .. }, Some(node)) if !node.is_own_dump(&file) => {
+                world.snapshot(Job::Discard { file })
+            }
             (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
                 node.on_snapshot_saved(world, attempt, file)
             }

@@ -21,10 +21,10 @@ use super::{Fatal, Node, World};
 use crate::consensus::{Index, Input, NodeId, Position, Role};
 use crate::limits::MAX_USED_IDS;
 use crate::node::bridge::{Answer, Ticket, ToMain};
-use crate::snapshot::{About, Done, Draft, Job, SnapshotError};
+use crate::snapshot::{About, Done, Draft, Id, Job, SnapshotError};
 use bytes::Bytes;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Pause after a snapshot that failed: the first, and the longest after several.
 const RETRY_PAUSE_US: u64 = 1_000_000;
@@ -76,6 +76,8 @@ pub(super) struct Snapshots {
     pub asked: bool,
     /// Part of what the newest snapshot holds was still needed: from this time on it is tried to purge that.
     purge_again_us: Option<u64>,
+    /// The file of the newest one is damaged. It is sent to nobody; another is made as soon as there is more to put in it.
+    rotten: bool,
     /// Bytes that the log has grown by since the newest snapshot.
     bytes_since: u64,
     created: u64,
@@ -97,11 +99,17 @@ impl Snapshots {
             waiting: Vec::new(),
             asked: false,
             purge_again_us: None,
+            rotten: false,
             bytes_since: 0,
             created: 0,
             received: 0,
             took_us: None,
         }
+    }
+
+    /// What may be sent to others.
+    pub fn to_offer(&self) -> Option<&About> {
+        self.newest.as_ref().filter(|_| !self.rotten)
     }
 
     pub fn newest_index(&self) -> Index {
@@ -181,6 +189,7 @@ impl Node {
             self.compact_log(world)?;
         }
         self.snapshots.asked |= self.snapshots.bytes_since > self.settings.log_max_file_bytes;
+        self.snapshots.asked |= self.snapshots.rotten && self.committed > self.snapshots.newest_index();
         self.snapshots.put_off = false;
         // What is being received may be complete on the disk already: an older one must not take its place.
         if self.is_installing() {
@@ -283,6 +292,11 @@ impl Node {
         }
     }
 
+    /// Whether a dump has the name that this node gives to its own.
+    pub fn is_own_dump(&self, file: &Path) -> bool {
+        file.file_name().is_some_and(|name| *name == *dump_name(&self.cluster_id, self.id))
+    }
+
     pub fn on_snapshot_failed<W: World>(&mut self, world: &mut W, attempt: u64, reason: &str) {
         if self.snapshots.making.take_if(|making| making.attempt == attempt).is_some() {
             self.snapshot_failed(world, reason);
@@ -352,7 +366,21 @@ impl Node {
         match done {
             Done::Kept { result } => self.dump_kept(world, result),
             Done::Read { reader, id, offset, result } => self.on_part_read(world, reader, id, offset, result),
+            Done::Checked { id, result } => {
+                self.snapshot_checked(id, result);
+                Ok(())
+            }
             Done::Parted { id, through, result } => self.on_part_written(world, id, through, result),
+        }
+    }
+
+    fn snapshot_checked(&mut self, id: Id, result: Result<(), SnapshotError>) {
+        let is_newest = self.snapshots.newest.as_ref().is_some_and(|about| about.id == id);
+        if let Err(error) = result {
+            if is_newest {
+                log::error!("{error}. It is sent to nobody any more: this node makes another one");
+                self.snapshots.rotten = true;
+            }
         }
     }
 
@@ -388,6 +416,7 @@ impl Node {
         let index = about.id.index;
         self.snapshots.used_ids.extend(about.used_ids.iter().copied());
         self.snapshots.newest = Some(about);
+        self.snapshots.rotten = false;
         let entries = self.raft.last().index.saturating_sub(index);
         self.snapshots.bytes_since = self.raft.bytes_after(index) + entries * ENTRY_OVERHEAD_BYTES;
     }

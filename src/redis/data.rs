@@ -16,6 +16,7 @@ use crate::node::status::{State, Status};
 use crate::resp::key_slot;
 use redis_module::raw;
 use std::ffi::{c_int, CStr};
+use std::time::Duration;
 
 /// Replicate; errors as replies; the client's protocol version; its ACL user; respect maxmemory.
 pub const CALL_FORMAT: &CStr = c"!E0CMv";
@@ -168,12 +169,18 @@ fn elsewhere(
     }
 }
 
-/// A client that came while this node was a member looks for the cluster; a later one was told a wrong address.
+/// How long clients that come to a removed node are sent on: the others may still be sending them here.
+const SENT_ON: Duration = Duration::from_secs(60);
+
+/// Clients that came to the cluster are sent there: those that were connected when this node was removed, and those that
+/// were redirected here until then and come a moment later. Others are told that this is the wrong place.
 fn removed(ctx: Context, state: &MainThread, status: &Status, command: &[Text]) -> c_int {
+    let sent_on = state
+        .retired
+        .get()
+        .is_none_or(|(at, last_client)| ffi::client_id(ctx) <= last_client || at.elapsed() < SENT_ON);
     match &status.leader_addr {
-        Some(address) if ffi::client_id(ctx) <= state.last_member_client.get() => {
-            ffi::reply_error(ctx, &moved(slot_of(ctx, command), address))
-        }
+        Some(address) if sent_on => ffi::reply_error(ctx, &moved(slot_of(ctx, command), address)),
         _ => ffi::reply_error(ctx, REMOVED),
     }
 }

@@ -319,8 +319,9 @@ fn start(
         executing: Cell::new(false),
         shutdown: Default::default(),
         pause_due: Cell::new(false),
+        pause_ends: Cell::new(None),
         follow_due: Cell::new(false),
-        last_member_client: Cell::new(0),
+        retired: Cell::new(None),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),
     });

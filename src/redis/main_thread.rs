@@ -15,6 +15,7 @@ use super::wait::Waiters;
 use crate::node::bridge::Bridge;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// Strings that the filter puts into commands; made once.
 pub struct Words {
@@ -57,10 +58,12 @@ pub struct MainThread {
     pub shutdown: Shutdown,
     /// Leadership was given up in this turn: clients are paused from the next one on, until this node follows.
     pub pause_due: Cell<bool>,
+    /// When a pause of all clients ends at the latest.
+    pub pause_ends: Cell<Option<Instant>>,
     /// The server is to become a replica of the module, and is not yet.
     pub follow_due: Cell<bool>,
-    /// The newest client that had come when this node was removed from its cluster.
-    pub last_member_client: Cell<u64>,
+    /// When this node was removed from its cluster, and the newest client that had come by then.
+    pub retired: Cell<Option<(Instant, u64)>>,
     /// The settings that the module owns were set.
     pub took_over: Cell<bool>,
     /// The thread that runs the node, until it is joined at shutdown.

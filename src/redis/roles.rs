@@ -6,6 +6,7 @@ use super::{gate, settings, signals};
 use crate::node::bridge::{Epoch, ToMain, ToRaft};
 use redis_module::raw;
 use std::ffi::{c_int, c_void};
+use std::time::{Duration, Instant};
 
 /// The event loop calls it when the raft thread has used its wake-up. What it asks for is done at the end of the
 /// turn, in a context that puts marks into the replication stream at once.
@@ -78,6 +79,7 @@ fn port_data(port: u16) -> *mut c_void {
 /// moment that this node stops leading, and whoever waits for an answer that is on its way gets it first.
 fn follow(ctx: Context, state: &MainThread, port: u16) {
     state.follow_due.set(true);
+    state.retired.set(None);
     pause(ctx);
     if ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0 {
         // SAFETY: the callback is a function of this file; its argument is a number.
@@ -114,17 +116,14 @@ fn follow(ctx: Context, state: &MainThread, port: u16) {
 
 fn unpause(ctx: Context, state: &MainThread) {
     state.pause_due.set(false);
-    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
-        log::error!("cannot resume clients: {error}");
-    }
+    resume_clients(ctx, state);
 }
 
-/// This node was taken out of its cluster: a master without data, as before INIT or JOIN. Clients that are connected
-/// now came to the cluster, and are sent there; later ones are told that this is the wrong place.
+/// This node was taken out of its cluster: a master without data, as before INIT or JOIN.
 fn retire(ctx: Context, state: &MainThread) {
     state.follow_due.set(false);
     state.follower_reads.stops_following(state);
-    state.last_member_client.set(newest_client(ctx));
+    state.retired.set(Some((Instant::now(), newest_client(ctx))));
     if let Err(error) = ffi::call(ctx, &["REPLICAOF", "NO", "ONE"]) {
         log::error!("cannot stop being a replica of the raft log: {error}");
     }
@@ -158,8 +157,24 @@ fn pause(ctx: Context) {
 }
 
 fn pause_for(ctx: Context, time_ms: u64) {
+    main_thread::get().pause_ends.set(Some(Instant::now() + Duration::from_millis(time_ms)));
     if let Err(error) = ffi::call(ctx, &["CLIENT", "PAUSE", &time_ms.to_string(), "ALL"]) {
         log::error!("cannot pause clients: {error}");
+    }
+}
+
+/// The server's own end of a pause goes by the time of day: a clock that is set back by an hour makes it an hour longer,
+/// also for the module's own links.
+fn end_pause_in_time(ctx: Context, state: &MainThread) {
+    if state.pause_ends.get().is_some_and(|end| Instant::now() >= end) {
+        resume_clients(ctx, state);
+    }
+}
+
+fn resume_clients(ctx: Context, state: &MainThread) {
+    state.pause_ends.set(None);
+    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
+        log::error!("cannot resume clients: {error}");
     }
 }
 
@@ -236,9 +251,7 @@ fn unseal(ctx: Context, state: &MainThread) {
     if !state.gate.unseal() {
         return;
     }
-    if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
-        log::error!("cannot resume clients: {error}");
-    }
+    resume_clients(ctx, state);
     state.waiters.wake_all();
 }
 
@@ -270,6 +283,7 @@ pub unsafe extern "C" fn on_event_loop(
             // First: a leadership that ends now puts its last mark in place of this batch's. Two would be wrapped in
             // a transaction.
             handle_messages(ctx, state);
+            end_pause_in_time(ctx, state);
             let forked = state.saver.fork_if_due(ctx, &state.bridge, state.gate.epoch());
             state.gate.before_sleep(ctx, &state.bridge, forked);
             state.follower_reads.tell(state);

@@ -23,6 +23,8 @@ pub enum Job {
     Discard { file: PathBuf },
     /// Read a part, for `reader`, a number of the caller's.
     Read { reader: u64, id: Id, offset: u64, bytes: usize },
+    /// Read the newest one whole and compare its checksum: it was sent, and arrived as another.
+    Check { id: Id },
     /// A peer will send this one. Whatever was being received is dropped.
     Receive { about: Box<About> },
     /// Drop what was being received.
@@ -43,6 +45,10 @@ pub enum Done {
         id: Id,
         offset: u64,
         result: Result<Bytes, SnapshotError>,
+    },
+    Checked {
+        id: Id,
+        result: Result<(), SnapshotError>,
     },
     /// All up to `through` is written; with the last part the snapshot has become the newest one (`complete`), or
     /// was dropped because of its checksum.

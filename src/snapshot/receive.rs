@@ -5,6 +5,9 @@ use super::error::SnapshotError;
 use crate::log::disk::{Disk, FileHandle, Mode};
 use std::path::{Path, PathBuf};
 
+/// The disk is given this much at a time: a whole dump at once would hold up what the log writes meanwhile.
+pub(super) const SYNC_BYTES: u64 = 16 << 20;
+
 /// Invariant: the first `through` bytes are in the file, and `crc` is theirs.
 pub(super) struct Receiving {
     about: About,
@@ -50,6 +53,9 @@ impl Receiving {
             }
         };
         file.write_at(bytes, offset).map_err(SnapshotError::io("write", &self.path))?;
+        if end / SYNC_BYTES > offset / SYNC_BYTES {
+            file.sync_data().map_err(SnapshotError::io("fdatasync", &self.path))?;
+        }
         self.crc.update(bytes);
         self.through = end;
         Ok(self.through == self.about.id.bytes)

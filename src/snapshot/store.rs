@@ -3,7 +3,7 @@
 use super::about::{about_name, parse_name, rdb_name, About, Id, Name};
 use super::error::SnapshotError;
 use super::job::{Done, Draft, Job};
-use super::receive::Receiving;
+use super::receive::{Receiving, SYNC_BYTES};
 use super::survey::{measure, names, positions, read_pair, Depth};
 use crate::log::disk::{Disk, FileHandle, Mode};
 use bytes::Bytes;
@@ -110,6 +110,7 @@ impl Store {
             Job::Read { reader, id, offset, bytes } => {
                 Some(Done::Read { reader, id, offset, result: self.read(id, offset, bytes) })
             }
+            Job::Check { id } => Some(Done::Checked { id, result: self.check(id) }),
             Job::Receive { about } => {
                 self.receive(*about);
                 None
@@ -189,7 +190,10 @@ impl Store {
         each_piece(&from, source, |piece| {
             into.write_at(piece, offset).map_err(SnapshotError::io("write", to))?;
             offset += piece.len() as u64;
-            Ok(())
+            match offset % SYNC_BYTES {
+                0 => into.sync_data().map_err(SnapshotError::io("fdatasync", to)),
+                _ => Ok(()),
+            }
         })?;
         self.disk.remove(source).map_err(SnapshotError::io("remove", source))
     }
@@ -299,6 +303,12 @@ impl Store {
         let path = self.directory.join(rdb_name(id.index, id.term));
         file.read_at(&mut part, offset).map_err(SnapshotError::io("read", &path))?;
         Ok(part.into())
+    }
+
+    fn check(&self, id: Id) -> Result<(), SnapshotError> {
+        let position = (id.index, id.term);
+        let (disk, directory) = (self.disk.as_ref(), &self.directory);
+        read_pair(disk, directory, &self.cluster_id, position, Depth::Checksum).map(drop)
     }
 
     fn receive(&mut self, about: About) {

@@ -2,7 +2,7 @@
 
 use super::super::random::Random;
 use super::super::*;
-use super::world::{World, ELECTION_TIMEOUT_US};
+use super::world::{World, ELECTION_TIMEOUT_US, NODES};
 
 /// One machine's clock. Its error is constant: a lease is short.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,28 @@ impl World {
         }
     }
 
+    /// What a lease must be proof against: a leader that the others take for dead, one that a voter does not hear any more,
+    /// and a voter that restarts at once.
+    pub(super) fn trouble_leases(&mut self, id: NodeId, other: NodeId) {
+        match self.random.below(5) {
+            0 => self.change_lease(id),
+            1 => {
+                for peer in (1..=NODES).filter(|peer| *peer != id) {
+                    self.cut.extend([(id, peer), (peer, id)]);
+                    self.input(peer, Input::PeerUnreachable { peer: id }, Vec::new());
+                }
+            }
+            2 | 3 => self.cut.extend([(id, other), (other, id)]),
+            _ if self.machines[&other].raft.is_some() => {
+                self.crash(other);
+                self.start(other);
+            }
+            _ => {}
+        }
+    }
+
     /// The setting changes on one node, at run time.
-    pub(super) fn change_lease(&mut self, id: NodeId) {
+    fn change_lease(&mut self, id: NodeId) {
         let lease_us = match self.random.below(4) {
             0 => 0,
             1 => ELECTION_TIMEOUT_US / 2,

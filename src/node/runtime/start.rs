@@ -253,7 +253,13 @@ impl Runtime {
     /// The dump of the server's data is there. Until the log begins behind it there is no cluster: a restart in between
     /// sets the directory aside.
     pub(super) fn found_with_data(&mut self, file: PathBuf) -> Result<(), Fatal> {
-        let Some(Founding { ticket, identity, members }) = self.founding.take() else { return Ok(()) };
+        let Some(Founding { ticket, identity, members }) = self.founding.take() else {
+            // For a node that was removed meanwhile.
+            if let Err(error) = std::fs::remove_file(&file) {
+                log::error!("cannot remove {}: {error}", file.display());
+            }
+            return Ok(());
+        };
         let (cluster_id, node_id) = (identity.cluster_id.clone(), identity.node_id);
         let log = self.create_log(identity, Some(HardState { term: 1, vote: None }), Vec::new());
         let draft = Draft { index: 1, term: 1, members: members.encode().into(), used_ids: vec![node_id] };

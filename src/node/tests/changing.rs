@@ -286,6 +286,110 @@ fn the_last_voter_stays() {
     );
 }
 
+/// Leads three nodes; the administrator's request 77 is that it removes itself, and Redis executes nothing any more.
+fn leaving() -> Driven {
+    let mut leader = Driven::leader_of_three();
+    remove(&mut leader, 77, OWN);
+    let seal = leader.told();
+    assert_eq!(seal, [ToMain::Seal { attempt: 1 }]);
+    leader.node.on_sealed(1, super::OFFSET);
+    leader.turn();
+    leader
+}
+
+#[test]
+fn a_leader_hands_over_and_asks_its_successor_to_be_removed() {
+    let mut leader = leaving();
+    assert_eq!(leader.node.members().0.len(), 3, "it does not remove itself");
+    let target = if leader.sent(2).iter().any(|message| message.body == Body::TimeoutNow) { 2 } else { 3 };
+    assert_eq!(notices(&mut leader, target), [], "it leads as yet");
+    let term = leader.node.raft().term() + 1;
+    leader.append(target, term, (2, 2), &[], 2);
+    assert_eq!(notices(&mut leader, target), [Notice::Leave]);
+    leader.turn();
+    assert_eq!(notices(&mut leader, target), [], "not in every turn");
+    leader.world.now_us += 300_000;
+    leader.turn();
+    assert_eq!(notices(&mut leader, target), [Notice::Leave], "it may have been lost");
+    let without = super::membership_entry(3, term, &super::members(&[2, 3]));
+    leader.append(target, term, (2, 2), &[without], 2);
+    leader.persist();
+    leader.append(target, term, (3, term), &[], 3);
+    assert!(leader.node.is_removed());
+    assert_eq!(answers(&mut leader), []);
+    leader.node.retire(&mut leader.world);
+    assert_eq!(answers(&mut leader), [(77, Answer::Ok)]);
+}
+
+#[test]
+fn a_leader_whose_successor_will_not_remove_it_says_so() {
+    let mut leader = leaving();
+    leader.append(2, leader.node.raft().term() + 1, (2, 2), &[], 2);
+    notice(&mut leader, 2, &Notice::Denied { reason: "not now".into() });
+    assert_eq!(answers(&mut leader), [(77, Answer::Refused("not now".into()))]);
+    notices(&mut leader, 2);
+    leader.world.now_us += 300_000;
+    leader.turn();
+    assert_eq!(notices(&mut leader, 2), [], "it does not ask any more");
+}
+
+#[test]
+fn a_leader_that_is_between_two_leaders_waits_to_ask() {
+    let mut leader = leaving();
+    let term = leader.node.raft().term() + 1;
+    leader.append(2, term, (2, 2), &[], 2);
+    assert_eq!(notices(&mut leader, 2), [Notice::Leave]);
+    let last = crate::consensus::Position { index: 9, term };
+    leader.receive(3, term + 1, Body::Vote { last, transfer: true }, &[]);
+    leader.world.now_us += 300_000;
+    leader.turn();
+    assert_eq!((notices(&mut leader, 2), notices(&mut leader, 3)), (vec![], vec![]));
+    leader.append(3, term + 1, (2, 2), &[], 2);
+    assert_eq!(notices(&mut leader, 3), [Notice::Leave]);
+}
+
+#[test]
+fn a_leader_that_cannot_hand_over_stays_and_says_so() {
+    let mut leader = leaving();
+    for _ in 0..12 {
+        leader.world.now_us += 400_000;
+        leader.turn();
+        leader.acknowledge(2);
+        leader.acknowledge(3);
+    }
+    let refused = answers(&mut leader);
+    assert!(
+        matches!(&refused[..], [(77, Answer::Refused(text))] if text.contains("leads on")),
+        "{refused:?}"
+    );
+    assert_eq!(leader.node.members().0.len(), 3);
+}
+
+#[test]
+fn a_successor_removes_who_asks_for_it_once() {
+    let mut leader = Driven::leader_of_three();
+    notice(&mut leader, 3, &Notice::Leave);
+    notice(&mut leader, 3, &Notice::Leave);
+    assert_eq!((leader.world.last_index(), leader.node.members().0.len()), (3, 2));
+    notice(&mut leader, 9, &Notice::Leave);
+    leader.persist();
+    leader.acknowledge(2);
+    assert_eq!((leader.world.last_index(), leader.node.members().0.len()), (3, 2));
+}
+
+#[test]
+fn a_successor_that_cannot_spare_who_asks_says_why() {
+    let mut leader = Driven::leader_of_three();
+    leader.node.on_peer_unreachable(&mut leader.world, 2).unwrap();
+    notice(&mut leader, 3, &Notice::Leave);
+    let denied = notices(&mut leader, 3);
+    assert!(
+        matches!(&denied[..], [Notice::Denied { reason }] if reason.contains("Start node 2")),
+        "{denied:?}"
+    );
+    assert_eq!(leader.node.members().0.len(), 3);
+}
+
 #[test]
 fn a_member_that_moved_is_dialled_there_and_the_leader_puts_it_into_the_log() {
     let mut leader = Driven::leader_of_three();
@@ -397,4 +501,22 @@ fn a_removal_that_is_refused_is_told_to_the_successor() {
     );
     leader.turn();
     assert_eq!(answers(&mut leader), [], "and it is not tried again");
+}
+
+#[test]
+fn who_wants_to_leave_waits_for_a_leader_without_turning_in_a_loop() {
+    let mut driven = Driven::leader_of_three();
+    driven.node.on_remove_node(&mut driven.world, 77, OWN);
+    driven.turn();
+    driven.depose();
+    driven.persist();
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave));
+    for _ in 0..3 {
+        driven.world.now_us += 800_000; // nobody is heard of: `turn` asserts that nothing is due
+        driven.turn();
+    }
+    assert_eq!(driven.node.raft.leader(), None);
+    assert_eq!(notices(&mut driven, 2), []);
+    driven.append(2, 9, (2, 2), &[], 2);
+    assert!(notices(&mut driven, 2).contains(&Notice::Leave), "it asks the next one at once");
 }

@@ -111,6 +111,20 @@ fn a_followers_dump_is_that_of_the_last_entry_that_was_fed() {
     assert!(driven.fed_text().contains("RAFT.SNAPSHOT\r\n$1\r\n2\r\n"), "entry 4 is news");
 }
 
+/// Who joins while the dump is written is no member in it, and must not be taken for one that was removed.
+#[test]
+fn a_dump_names_the_members_and_ids_of_its_entry_and_none_of_later() {
+    let mut driven = Driven::fed_follower();
+    driven.compact(true);
+    let joined = super::membership_entry(4, 2, &members(&[1, 2, 3, 9]));
+    driven.append(2, 2, (3, 2), &[joined], 4);
+    driven.persist();
+    driven.saved(1);
+    let draft = driven.kept_draft().expect("kept at once: its entry is committed");
+    assert_eq!((draft.index, draft.members), (3, Bytes::from(members(&[1, 2, 3]).encode())));
+    assert_eq!(draft.used_ids, [1, 2, 3]);
+}
+
 #[test]
 fn nothing_new_is_no_new_snapshot() {
     let mut driven = Driven::fed_follower();
@@ -534,7 +548,8 @@ fn a_leader_offers_its_snapshot_until_the_peer_has_it_and_reads_no_more_than_a_w
     for _ in 0..40 {
         driven.hand(3, Frame::Want { id, offset: 0, bytes: u32::MAX });
     }
-    let reads = driven.jobs();
+    let mut reads = driven.jobs();
+    reads.retain(|job| matches!(job, Job::Read { .. }));
     assert_eq!(reads.len(), 32, "a window");
     assert!(matches!(reads[0], Job::Read { reader: 3, bytes: 65536, .. }), "{:?}", reads[0]);
     let result = Ok(Bytes::from_static(rdb));
@@ -716,4 +731,34 @@ fn what_the_local_redis_must_still_be_fed_is_not_purged() {
     driven.world.now_us += 1_000_000;
     driven.turn();
     assert_eq!(driven.node.raft.base().index, 3, "now it is");
+}
+
+#[test]
+fn a_snapshot_that_arrives_damaged_is_checked_and_another_is_made() {
+    let mut driven = restarted(b"REDIS0010");
+    driven.psync("?", 0);
+    read_parts(&mut driven, b"REDIS0010");
+    driven.append(2, 2, (6, 2), &[], 6);
+    driven.world.now_us += 10_000;
+    driven.turn();
+    let id = about(5, 2, b"REDIS0010").id;
+    let checks =
+        |driven: &mut Driven| driven.jobs().iter().filter(|job| matches!(job, Job::Check { .. })).count();
+    for offset in [0, 4] {
+        driven.hand(3, Frame::Want { id, offset, bytes: 4 });
+    }
+    assert_eq!(checks(&mut driven), 0);
+    driven.hand(3, Frame::Want { id, offset: 0, bytes: 4 });
+    assert_eq!(checks(&mut driven), 1, "it begins anew: something was wrong with what it got");
+    driven.done(Done::Checked { id, result: Ok(()) });
+    driven.world.fed.clear();
+    let wanted = crate::node::fetch::Frame::Fetch(Position { index: 4, term: 2 });
+    let frame = crate::node::fetch::encode(&wanted);
+    driven.node.on_peer_frame(&mut driven.world, 3, frame.kind, &frame.header, &Bytes::new()).unwrap();
+    assert!(matches!(driven.transferred(3)[..], [Frame::Offer(_)]), "it is intact");
+    let error = crate::snapshot::SnapshotError::Received { expected: 1, found: 2 };
+    driven.done(Done::Checked { id, result: Err(error) });
+    driven.node.on_peer_frame(&mut driven.world, 3, frame.kind, &frame.header, &Bytes::new()).unwrap();
+    assert!(driven.transferred(3).is_empty(), "nobody is sent that");
+    assert!(driven.fed_text().contains("RAFT.SNAPSHOT"), "another is made of entry 6");
 }

@@ -378,7 +378,9 @@ impl Client {
             unreachable!("a transaction has a reply for MULTI and one for EXEC")
         };
         if is_refusal(first) {
-            return match replies.iter().all(|reply| matches!(reply, Value::Error(_))) {
+            // A follower answers the reads behind it one by one to those who said READONLY: they change nothing.
+            let only_reads = Habit::of(self.number) == Habit::Reader;
+            return match only_reads || replies.iter().all(|reply| matches!(reply, Value::Error(_))) {
                 true => Ok(Err(first.text())),
                 false => Err(Violation::RanWithoutMulti { client: self.number, replies: describe(replies) }),
             };

@@ -33,7 +33,6 @@ pub const EXPECTED: &[&str] = &[
     "clock disturbed",
     "copy of META made anew",
     "crashed inside a turn",
-    "crashed while a part was written",
     "crashed while a snapshot was kept",
     "crashed while recovering",
     "crashed while the log was replaced",
@@ -62,14 +61,18 @@ pub const EXPECTED: &[&str] = &[
     "interrupted installation finished",
     "key expired",
     "leader changed",
+    "leader removed itself",
     "leadership handed over",
     "link flaps",
     "log purged",
     "loss of power",
     "machine cannot be heard",
+    "machine moved",
     "main thread stalled",
     "many messages in flight",
     "node joined",
+    "node removed",
+    "node retired",
     "one direction cut",
     "one machine cut off",
     "one pair cut",
@@ -78,7 +81,9 @@ pub const EXPECTED: &[&str] = &[
     "process paused",
     "promotion refused",
     "read fails",
+    "read under a lease",
     "refused request sent again",
+    "removal refused",
     "settings changed",
     "snapshot asked for",
     "snapshot fed",
@@ -102,7 +107,8 @@ pub const EXPECTED: &[&str] = &[
 ];
 
 /// What is too rare to be expected of a few hundred seeds.
-pub const RARE: &[&str] = &["hand over given up after sealing"];
+pub const RARE: &[&str] =
+    &["crashed while a part was written", "hand over given up after sealing", "removal of unknown outcome"];
 
 /// What should not be: a history that was too hard to judge.
 pub const UNDECIDED: &str = "bundle was not decided";

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 type Fault = fn(&mut Simulation, Host);
 
-fn table(weights: &Weights) -> [(u64, Fault); 20] {
+fn table(weights: &Weights) -> [(u64, Fault); 21] {
     [
         (weights.crash, |simulation, host| simulation.crash(host)),
         (weights.crash_inside, Simulation::crash_inside),
@@ -35,6 +35,7 @@ fn table(weights: &Weights) -> [(u64, Fault); 20] {
         (weights.transfer, Simulation::transfer),
         (weights.compact, Simulation::compact),
         (weights.refuse_fork, Simulation::refuse_fork),
+        (weights.remove, Simulation::remove_nodes),
     ]
 }
 
@@ -154,6 +155,8 @@ impl Simulation {
         let now_us = self.now_us();
         let machine = &mut self.machines[host];
         match self.faults.below(3) {
+            // A lease stands on clocks that are not off by more than a tenth.
+            1 if self.plan.read_lease => {}
             0 => machine.clock.set_rate(now_us, self.faults.between(900_000, 1_100_000)),
             1 => machine.clock.jump(now_us, self.faults.below(3_000_000)),
             _ => machine.wall_skew_ms = self.faults.below(10_000),

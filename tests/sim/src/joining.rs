@@ -66,8 +66,10 @@ impl Simulation {
         };
         let local_us = machine.clock.local_us(now_us);
         let names = machine.names.clone();
+        (machine.promise, machine.snapshot_index, machine.last_id) = (None, 0, id);
         let process = machine.process_of(life).expect("checked above");
         process.world.store = Some(store);
+        process.world.replacing = None;
         process.world.snapshots = Some(snapshots);
         process.world.now_us = local_us;
         process.start_node(id, &names).expect("an empty log");

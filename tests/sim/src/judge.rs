@@ -36,7 +36,7 @@ pub struct Judge {
     reference: Dataset,
     digests: Vec<u64>,
     /// Entries that changed the membership, and what they made it.
-    members: BTreeMap<Index, Members>,
+    members: BTreeMap<Index, (Term, Members)>,
     pub leader_changes: u64,
 }
 
@@ -87,6 +87,7 @@ impl Judge {
             return;
         }
         self.leaders.insert(term, node.id());
+        assert!(!self.removed_before(node.id(), term), "node {} leads and was removed", node.id());
         self.leader_changes += 1;
         if self.leader_changes > 1 {
             coverage::mark("leader changed");
@@ -144,9 +145,24 @@ impl Judge {
         }
         if entry.kind == Kind::Membership {
             let members = Members::decode(&entry.payload).expect("a membership");
-            self.members.insert(entry.index, members);
+            for id in members.0.keys() {
+                assert!(!self.was_removed(*id), "entry {}: node id {id} is used again", entry.index);
+            }
+            self.members.insert(entry.index, (entry.term, members));
         }
         self.digests.push(self.reference.digest());
+    }
+
+    /// Whether a decided membership has taken this node out.
+    pub fn was_removed(&self, id: u64) -> bool {
+        self.removed_before(id, Term::MAX)
+    }
+
+    /// Whether a membership that was decided in an earlier term than this has done so.
+    fn removed_before(&self, id: u64, term: Term) -> bool {
+        let decided = || self.members.values().filter(|(of, _)| *of < term).map(|(_, members)| members);
+        let present = decided().next_back().is_some_and(|members| members.0.contains_key(&id));
+        !present && decided().any(|members| members.0.contains_key(&id))
     }
 
     /// A snapshot is durable: it is of a decided entry (N5), and holds what all nodes hold there.
@@ -154,10 +170,11 @@ impl Judge {
         let (index, term) = (about.id.index, about.id.term);
         let decided = index.checked_sub(1).and_then(|at| self.decided.get(at as usize));
         assert_eq!(decided.map(|decided| decided.term), Some(term), "N5: a snapshot of entry {index}");
-        let (_, members) = self.members.range(..=index).next_back().expect("the first entry has members");
+        let (_, (_, members)) =
+            self.members.range(..=index).next_back().expect("the first entry has members");
         let kept = Members::decode(&about.members).expect("members in a snapshot");
         assert_eq!(kept, *members, "members in the snapshot of entry {index}");
-        for members in self.members.range(..=index).map(|(_, members)| members) {
+        for (_, members) in self.members.range(..=index).map(|(_, members)| members) {
             let forgotten = members.0.keys().find(|id| !about.used_ids.contains(id));
             assert_eq!(forgotten, None, "an id that the snapshot of entry {index} forgot");
         }

@@ -29,6 +29,7 @@ pub mod linearizability;
 pub mod links;
 pub mod liveness;
 pub mod machine;
+pub mod membership;
 pub mod network;
 pub mod plan;
 pub mod process;

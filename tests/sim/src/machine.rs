@@ -48,9 +48,15 @@ pub struct Machine {
     pub refused: bool,
     /// The process that comes up next dies while it recovers.
     pub crash_in_recovery: bool,
-    promise: Option<Promise>,
+    pub promise: Option<Promise>,
     /// Entry of the newest snapshot that was durable.
-    snapshot_index: u64,
+    pub snapshot_index: u64,
+    /// The node that runs here, or ran here last; 0: none.
+    pub last_id: NodeId,
+    /// How often it got another address.
+    pub moves: u64,
+    /// Removals that were asked for here.
+    pub removals: BTreeMap<Ticket, NodeId>,
     /// What an RDB would bring back.
     stale: Option<(Dataset, String, u64)>,
     /// Who asked for an invitation here.
@@ -71,6 +77,7 @@ fn settings(plan: &Plan, id: NodeId) -> Settings {
         append_req_max_count: plan.max_inflight,
         append_req_max_bytes: plan.max_message_bytes,
         log_max_file_bytes: plan.log_max_file_bytes,
+        read_lease: plan.read_lease,
         snapshot_req_max_count: plan.snapshot_parts,
         snapshot_req_max_bytes: plan.snapshot_part_bytes,
         ..Settings::default()
@@ -100,6 +107,9 @@ impl Machine {
             crash_in_recovery: false,
             promise: None,
             snapshot_index: 0,
+            last_id: id,
+            moves: 0,
+            removals: BTreeMap::new(),
             stale: None,
             tickets: BTreeMap::new(),
             transfers: BTreeSet::new(),
@@ -213,6 +223,7 @@ impl Machine {
         self.main_at_us = u64::MAX;
         self.tickets.clear();
         self.transfers.clear();
+        self.removals.clear();
     }
 }
 
@@ -254,6 +265,10 @@ impl Simulation {
             return;
         }
         crate::trace::set_machine(host);
+        if machine.life > 0 && machine.random.chance(self.plan.moving_per_mille) {
+            self.move_machine(host);
+        }
+        let machine = &mut self.machines[host];
         let opened = match Store::exists(&machine.disk) {
             false => None,
             true => match machine.open(&self.plan) {
@@ -402,7 +417,6 @@ impl Simulation {
 
     /// The id of the node on a machine, running or not.
     fn known_id(&self, host: Host) -> Option<NodeId> {
-        let machine = &self.machines[host];
-        machine.node_id().or((host < self.plan.founders).then_some(host as u64 + 1))
+        Some(self.machines[host].last_id).filter(|id| *id > 0)
     }
 }

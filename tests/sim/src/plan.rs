@@ -42,6 +42,8 @@ pub struct Weights {
     /// `RAFT.DEBUG COMPACT`.
     pub compact: u64,
     pub refuse_fork: u64,
+    /// `RAFT.NODE REMOVE`; not where disks damage what they store.
+    pub remove: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +80,10 @@ pub struct Plan {
     /// Of a thousand registers written, so many expire.
     pub expiring_per_mille: u64,
     pub drift_ppm: u64,
+    /// Reads are answered under a lease; no clock jumps then.
+    pub read_lease: bool,
+    /// Of a thousand starts, so many are under another address.
+    pub moving_per_mille: u64,
 }
 
 impl Plan {
@@ -85,7 +91,7 @@ impl Plan {
         let random = &mut Random::new(seed, 1);
         let calm = random.chance(100);
         let request_timeout_ms = *random.pick(&[20, 50, 100]);
-        Plan {
+        let mut plan = Plan {
             founders: *random.pick(&[1, 3, 3, 3, 3, 5, 5, 7]),
             joiners: if random.chance(300) { random.between(1, 3) as usize } else { 0 },
             fault_us: random.between(8_000_000, 25_000_000),
@@ -110,7 +116,13 @@ impl Plan {
             pipeline: *random.pick(&[1, 1, 2, 5]),
             expiring_per_mille: *random.pick(&[0, 0, 100, 400]),
             drift_ppm: *random.pick(&[0, 0, 10_000, 100_000]),
+            moving_per_mille: *random.pick(&[0, 0, 0, 100]),
+            read_lease: random.chance(300),
+        };
+        if plan.weights.damage > 0 || plan.founders == 1 {
+            plan.weights.remove = 0;
         }
+        plan
     }
 }
 
@@ -154,5 +166,6 @@ fn weights(random: &mut Random) -> Weights {
         transfer: some(400),
         compact: some(300),
         refuse_fork: some(300),
+        remove: some(250),
     }
 }

@@ -7,7 +7,7 @@ use crate::random::Random;
 use crate::redis::dump::DATA_DIRECTORY;
 use crate::redis::{Kill, Outcome, Server, Turn};
 use crate::snapshots::Worker;
-use crate::store::DIRECTORY;
+use crate::store::{Store, DIRECTORY};
 use crate::world::SimWorld;
 use bytes::Bytes;
 use redisraft::consensus::{NodeId, Position};
@@ -115,6 +115,7 @@ impl Process {
             peer_address: names.peer_address.clone(),
             feed_token: self.feed_token.clone(),
         };
+        (self.durable_told, self.judged) = (0, 0);
         let node = Node::new(start, &mut self.world);
         // A dump that was finished while the process was being killed.
         let dump = Path::new(DATA_DIRECTORY).join(runtime::dump_name(node.cluster_id(), node.id()));
@@ -206,9 +207,6 @@ impl Process {
             (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
                 node.on_add_node(world, ticket, id, address, peer_address)
             }
-            (ToRaft::AddNode { ticket, .. }, None) => {
-                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
-            }
             (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
             (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
             (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
@@ -228,9 +226,51 @@ impl Process {
                 node.on_snapshot_failed(world, attempt, &reason)
             }
             (ToRaft::Configure(settings), Some(node)) => node.on_settings(world, settings)?,
-            (message, _) => panic!("not part of the simulation: {message:?}"),
+            (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
+            (
+                ToRaft::AddNode { ticket, .. }
+                | ToRaft::RemoveNode { ticket, .. }
+                | ToRaft::Transfer { ticket, .. }
+                | ToRaft::Compact { ticket, .. },
+                None,
+            ) => {
+                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
+            }
+            // For a node that was removed meanwhile.
+            (
+                ToRaft::ReadBarrier { .. }
+                | ToRaft::Promoted { .. }
+                | ToRaft::PromotionFailed { .. }
+                | ToRaft::Sealed { .. }
+                | ToRaft::Emptied { .. }
+                | ToRaft::SnapshotForked { .. }
+                | ToRaft::SnapshotSaved { .. }
+                | ToRaft::SnapshotFailed { .. }
+                | ToRaft::Configure(_),
+                None,
+            ) => {}
+            (message @ (ToRaft::Init { .. } | ToRaft::Join { .. } | ToRaft::Shutdown), _) => {
+                panic!("not part of the simulation: {message:?}")
+            }
         }
         Ok(())
+    }
+
+    /// A node that was taken out ends; the process goes on without one. Its id and its log.
+    pub fn retire_if_removed(&mut self) -> Option<(NodeId, Store)> {
+        let mut node = self.node.take_if(|node| node.is_removed())?;
+        let (id, cluster_id) = (node.id(), node.cluster_id().to_string());
+        let leader_addr = node.where_to_go();
+        node.retire(&mut self.world);
+        self.world.feed_close();
+        self.world.capture_stop();
+        self.world.snapshots = None;
+        let store = self.world.store.take().expect("a node has a log");
+        let status =
+            Status { state: State::Removed, cluster_id, node_id: id, leader_addr, ..Status::default() };
+        self.world.bridge.publish(Arc::new(status));
+        self.world.bridge.tell_main(ToMain::Retire);
+        Some((id, store))
     }
 
     /// One turn of the main thread.

@@ -208,14 +208,15 @@ impl Simulation {
                 self.give_raft(to, life, event);
             }
             Event::Hint { host, life, hint } => {
-                let is_dialled = |peers: &[(NodeId, String)]| match &hint {
-                    RaftEvent::PeerUp { id } => peers.iter().any(|(peer, _)| peer == id),
+                let dialled = |peers: &[(NodeId, String)]| match &hint {
+                    RaftEvent::PeerUp { id } => peers
+                        .iter()
+                        .any(|(peer, address)| peer == id && self.found_at(*peer, address).is_some()),
                     _ => true,
                 };
-                if self.machines[host]
-                    .process_of(life)
-                    .is_some_and(|process| is_dialled(&process.world.peers))
-                {
+                let machine = &self.machines[host];
+                let process = machine.process.as_ref().filter(|process| process.life == life);
+                if process.is_some_and(|process| dialled(&process.world.peers)) {
                     self.give_raft(host, life, hint);
                 }
             }
@@ -309,6 +310,7 @@ impl Simulation {
             Ended::No { look_again } => {
                 self.observe(host);
                 self.flush(host);
+                self.retire_if_removed(host);
                 if look_again {
                     self.machines[host].process.as_ref().expect("goes on").world.wake_raft.set();
                 }
@@ -324,6 +326,13 @@ impl Simulation {
                 self.fatal(host, fatal);
             }
         }
+    }
+
+    /// The machine of a node, if it is at this address.
+    fn found_at(&self, id: NodeId, peer_address: &str) -> Option<Host> {
+        let is_there =
+            |machine: &Machine| machine.node_id() == Some(id) && machine.names.peer_address == peer_address;
+        self.machines.iter().position(is_there)
     }
 
     /// The nodes that can be reached from a machine.
@@ -401,9 +410,8 @@ impl Simulation {
             if !peers.iter().any(|(id, _)| *id == to) {
                 continue;
             }
-            let Some(to) = self.machines.iter().position(|machine| machine.node_id() == Some(to)) else {
-                continue;
-            };
+            let address = &peers.iter().find(|(id, _)| *id == to).expect("dialled").1;
+            let Some(to) = self.found_at(to, address) else { continue };
             for at_us in self.network.arrivals(host, to, now_us) {
                 let (mut kind, mut header) = (frame.kind, frame.header.clone());
                 let mut payload = frame.payloads.concat();

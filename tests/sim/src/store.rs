@@ -39,6 +39,8 @@ pub struct Store {
     promise: Promise,
     /// What will be promised when the disk is done.
     promising: Promise,
+    /// The last write that is part of it.
+    promising_write: u64,
 }
 
 impl Store {
@@ -76,6 +78,7 @@ impl Store {
             durable: Ok(0),
             promise: Promise::default(),
             promising: Promise::default(),
+            promising_write: 0,
         };
         store.promise = store.now();
         store
@@ -216,7 +219,7 @@ impl Store {
             return false;
         }
         self.disk.set_now(now_us);
-        self.promising = self.now();
+        (self.promising, self.promising_write) = (self.now(), self.submitted);
         self.busy = self.writer.run_once();
         self.batch += u64::from(self.busy);
         self.busy
@@ -228,7 +231,8 @@ impl Store {
         self.busy = false;
         self.disk.settle();
         self.durable = self.log.durable();
-        if self.durable.is_ok() {
+        // A purge may have gone first, alone.
+        if self.durable.as_ref().is_ok_and(|durable| *durable >= self.promising_write) {
             self.promise = Promise { cutting: self.promise.cutting, ..self.promising };
         }
     }

@@ -114,6 +114,9 @@ impl Simulation {
         if self.machines[host].transfers.remove(&ticket) {
             coverage::mark(if answer == Answer::Ok { "leadership handed over" } else { "transfer refused" });
         }
+        if let Some(id) = self.machines[host].removals.remove(&ticket) {
+            self.removal_answered(host, id, &answer);
+        }
         let Some((joiner, life)) = self.machines[host].tickets.remove(&ticket) else { return };
         for at_us in self.network.arrivals(host, joiner, now_us).into_iter().take(1) {
             self.queue.at(at_us, Event::Invited { joiner, life, answer: answer.clone() });

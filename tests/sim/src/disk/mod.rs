@@ -50,6 +50,8 @@ enum Step {
     Add(String, usize),
     Remove(String),
     Rename(String, String),
+    /// All names that begin with the first begin with the second.
+    Move(String, String),
 }
 
 impl Step {
@@ -60,6 +62,14 @@ impl Step {
             Step::Rename(from, to) => {
                 if let Some(content) = names.remove(from) {
                     names.insert(to.clone(), content);
+                }
+            }
+            Step::Move(from, to) => {
+                let moved: Vec<String> =
+                    names.keys().filter(|name| name.starts_with(from)).cloned().collect();
+                for name in moved {
+                    let content = names.remove(&name).expect("listed");
+                    names.insert(format!("{to}{}", &name[from.len()..]), content);
                 }
             }
         }
@@ -145,6 +155,11 @@ impl SimDisk {
     /// All that was called has happened.
     pub fn settle(&self) {
         self.state().perform(usize::MAX);
+    }
+
+    /// Gives a directory another name.
+    pub fn move_directory(&self, from: &Path, to: &Path) {
+        self.state().name(Step::Move(format!("{}/", key(from)), format!("{}/", key(to))));
     }
 
     /// What a process reads in this file; nothing if there is none.

@@ -1,6 +1,7 @@
 //! The gate, as `src/redis/gate.rs` has it: batches of held clients, in order of release.
 
 use super::stream::Stream;
+use crate::coverage;
 use redisraft::node::bridge::{Bridge, Epoch, FINAL_SEQUENCE};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -80,7 +81,7 @@ impl Gate {
     }
 
     /// Closes the batch of this turn.
-    pub fn before_sleep(&mut self, stream: &mut Stream, bridge: &Bridge, forked: Option<u64>) {
+    pub fn before_sleep(&mut self, stream: &mut Stream, bridge: &Bridge, forked: Option<u64>, now_us: u64) {
         if !self.leads() {
             return;
         }
@@ -91,10 +92,20 @@ impl Gate {
             return;
         }
         assert!(!self.sealed, "G4: a command was executed while the gate was sealed");
+        let wrote = std::mem::take(&mut self.wrote);
+        if !wrote && self.batches.is_empty() && now_us < bridge.lease_until_us() {
+            coverage::mark("read under a lease");
+            self.current.clear();
+            self.held.clear();
+            if forked.is_some() {
+                mark(stream, self.epoch, 0, forked);
+            }
+            return;
+        }
         self.sequence += 1;
         let clients = std::mem::take(&mut self.current);
         self.batches.push_back(Batch { sequence: self.sequence, clients });
-        match std::mem::take(&mut self.wrote) {
+        match wrote {
             true => mark(stream, self.epoch, self.sequence, forked),
             false => {
                 bridge.read_barrier(self.epoch, self.sequence);

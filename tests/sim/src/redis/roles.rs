@@ -38,7 +38,7 @@ impl Server {
                     turn.bridge.tell_raft(ToRaft::Emptied { load });
                 }
                 ToMain::Snapshot { epoch, attempt, file } => self.saver.ask(epoch, attempt, file),
-                ToMain::Retire => unreachable!("nobody asks for that"),
+                ToMain::Retire => self.retire(turn),
                 ToMain::LeaderChanged => {
                     if leader_elsewhere(&turn.bridge.status()).is_some() {
                         self.wake_waiters(turn);
@@ -89,6 +89,19 @@ impl Server {
         self.gate.open(epoch);
         let offset = self.stream.offset;
         turn.bridge.tell_raft(ToRaft::Promoted { epoch, replid, offset });
+        self.wake_waiters(turn);
+    }
+
+    /// This node was taken out of its cluster: a master without data.
+    fn retire(&mut self, turn: &mut Turn) {
+        assert!(!self.gate.leads(), "a leader is put away");
+        self.follow_at_us = None;
+        self.role = Role::Master;
+        self.has_history = false;
+        turn.links.feed = None;
+        self.saver.kill();
+        self.dataset.clear();
+        self.stream.restart(turn.random.replid(), 0);
         self.wake_waiters(turn);
     }
 

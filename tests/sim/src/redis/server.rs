@@ -200,7 +200,7 @@ impl Server {
             self.release(turn);
         }
         let forked = self.saver.fork_if_due(self.gate.epoch(), &self.dataset, turn.bridge);
-        self.gate.before_sleep(&mut self.stream, turn.bridge, forked);
+        self.gate.before_sleep(&mut self.stream, turn.bridge, forked, turn.now_us);
         turn.outcome.child = self.saver.take_child();
         self.write_replies(turn);
         self.serve_capture(turn);
