@@ -509,7 +509,7 @@ fn a_full_disk_and_a_users_child_put_a_snapshot_off_and_the_old_one_stays() {
     let refused = connection.run("RAFT.DEBUG COMPACT");
     assert!(refused.text().contains("no snapshot was made"), "{refused}");
     assert_eq!(cluster.field(0, "raft_snapshot_filename"), old);
-    assert_eq!(names(), [old.clone()], "nothing is left of the attempt");
+    assert_eq!(names(), [old.as_str()], "nothing is left of the attempt");
     assert_eq!(dumps(Path::new(&format!("/proc/{process}/cwd"))), [""; 0], "nor beside the user's dumps");
     std::fs::remove_file(filler).expect("remove");
     wait_for("a snapshot when there is space", PATIENCE, || connection.run("RAFT.DEBUG COMPACT").is_ok());

@@ -6,7 +6,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 scratch="$root/target/chaos-mutants"
 names=("$@")
-if [ "${#names[@]}" -eq 0 ]; then names=(released-uncommitted released-unconfirmed never-dirty); fi
+if [ "${#names[@]}" -eq 0 ]; then names=(released-uncommitted never-dirty); fi
 
 cd "$root"
 cargo build --quiet -p redisraft-chaos -p raftlog-tool

@@ -180,7 +180,7 @@ impl Machine {
         let stale = self.stale.take();
         let server = Server::new(local_us, feed_token.clone(), plan.backlog_bytes, &mut self.random, stale);
         let mut world = SimWorld::new(random, store, plan.feed_kernel_bytes);
-        world.crash_replacing_per_mille = if plan.weights.crash_inside > 0 { 200 } else { 0 };
+        world.crash_replacing_per_mille = if plan.weights.crash_inside > 0 { 400 } else { 0 };
         Process::new(self.life, world, server, self.settings.clone(), feed_token)
     }
 
@@ -203,7 +203,7 @@ impl Machine {
             redisraft::log::replace(&disk, Path::new(DIRECTORY), base, options.segment_bytes)?;
             (store, _) = Store::open(&disk, options)?;
         }
-        Ok(Opened::Log(store, Worker::new(snapshots, self.disk.clone())))
+        Ok(Opened::Log(store, Box::new(Worker::new(snapshots, self.disk.clone()))))
     }
 
     /// What was promised is there.
@@ -229,7 +229,7 @@ impl Machine {
 
 /// What a start finds.
 enum Opened {
-    Log(Store, Worker),
+    Log(Store, Box<Worker>),
     /// A log without an entry.
     Unfinished(Store),
 }
@@ -292,7 +292,7 @@ impl Simulation {
                 {
                     panic!("machine {host} forgot what was on its disk: {broken}");
                 }
-                (Some(store), Some(snapshots))
+                (Some(store), Some(*snapshots))
             }
             Some(Opened::Unfinished(store)) => {
                 coverage::mark("unfinished join set aside");

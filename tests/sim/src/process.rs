@@ -157,7 +157,7 @@ impl Process {
             self.durable_told = durable;
             node.on_durable(&mut self.world, durable)?;
         }
-        while let Some(done) = self.world.snapshots.as_mut().and_then(Worker::next) {
+        while let Some(done) = self.world.snapshots.as_mut().and_then(Worker::take_answer) {
             if let Done::Read { reader, .. } = &done {
                 coverage::mark(if reader >> 63 == 0 { "part of a snapshot sent" } else { "snapshot fed" });
             }
@@ -226,9 +226,13 @@ impl Process {
                 node.on_snapshot_failed(world, attempt, &reason)
             }
             (ToRaft::Configure(settings), Some(node)) => node.on_settings(world, settings)?,
+            (ToRaft::AddInMemory { ticket, address, peer_address }, Some(node)) => {
+                node.on_add_in_memory(world, ticket, address, peer_address)
+            }
             (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
             (
                 ToRaft::AddNode { ticket, .. }
+                | ToRaft::AddInMemory { ticket, .. }
                 | ToRaft::RemoveNode { ticket, .. }
                 | ToRaft::Transfer { ticket, .. }
                 | ToRaft::Compact { ticket, .. },
@@ -249,7 +253,13 @@ impl Process {
                 | ToRaft::Configure(_),
                 None,
             ) => {}
-            (message @ (ToRaft::Init { .. } | ToRaft::Join { .. } | ToRaft::Shutdown), _) => {
+            (
+                message @ (ToRaft::Init { .. }
+                | ToRaft::Join { .. }
+                | ToRaft::AddInMemory { .. }
+                | ToRaft::Shutdown),
+                _,
+            ) => {
                 panic!("not part of the simulation: {message:?}")
             }
         }

@@ -27,7 +27,11 @@ fn name_of(job: &Job) -> &'static str {
     match job {
         Job::Keep { .. } => "crashed while a snapshot was kept",
         Job::Part { .. } => "crashed while a part was written",
-        Job::Discard { .. } | Job::Read { .. } | Job::Receive { .. } | Job::StopReceiving => "",
+        Job::Discard { .. }
+        | Job::Read { .. }
+        | Job::Check { .. }
+        | Job::Receive { .. }
+        | Job::StopReceiving => "",
     }
 }
 
@@ -81,7 +85,7 @@ impl Worker {
     }
 
     /// An answer for the raft thread.
-    pub fn next(&mut self) -> Option<Done> {
+    pub fn take_answer(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
 
