@@ -27,7 +27,11 @@ fn name_of(job: &Job) -> &'static str {
     match job {
         Job::Keep { .. } => "crashed while a snapshot was kept",
         Job::Part { .. } => "crashed while a part was written",
-        Job::Discard { .. } | Job::Read { .. } | Job::Receive { .. } | Job::StopReceiving => "",
+        Job::Discard { .. }
+        | Job::Read { .. }
+        | Job::Check { .. }
+        | Job::Receive { .. }
+        | Job::StopReceiving => "",
     }
 }
 
