@@ -253,13 +253,7 @@ impl Process {
                 | ToRaft::Configure(_),
                 None,
             ) => {}
-            (
-                message @ (ToRaft::Init { .. }
-                | ToRaft::Join { .. }
-                | ToRaft::AddInMemory { .. }
-                | ToRaft::Shutdown),
-                _,
-            ) => {
+            (message @ (ToRaft::Init { .. } | ToRaft::Join { .. } | ToRaft::Shutdown), _) => {
                 panic!("not part of the simulation: {message:?}")
             }
         }
