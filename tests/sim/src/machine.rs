@@ -265,7 +265,9 @@ impl Simulation {
             return;
         }
         crate::trace::set_machine(host);
-        if machine.life > 0 && machine.random.chance(self.plan.moving_per_mille) {
+        // One machine: two that have moved find each other only by a leader that both of them reach.
+        let moves = machine.life > 0 && host == 0;
+        if moves && machine.random.chance(self.plan.moving_per_mille) {
             self.move_machine(host);
         }
         let machine = &mut self.machines[host];

@@ -82,7 +82,7 @@ pub struct Plan {
     pub drift_ppm: u64,
     /// Reads are answered under a lease; no clock jumps then.
     pub read_lease: bool,
-    /// Of a thousand starts, so many are under another address.
+    /// Of a thousand starts of the first machine, so many are under another address.
     pub moving_per_mille: u64,
 }
 
