@@ -29,6 +29,8 @@ pub(super) struct RealWorld {
     server: SocketAddr,
     capture_secret: String,
     scrub_failure_told: bool,
+    /// As they are now, for a log that begins anew.
+    settings: Arc<Settings>,
 }
 
 impl RealWorld {
@@ -44,6 +46,7 @@ impl RealWorld {
             server: setup.server,
             capture_secret: setup.capture_secret.clone(),
             scrub_failure_told: false,
+            settings: setup.settings.clone(),
         }
     }
 
@@ -74,7 +77,13 @@ impl RealWorld {
         }
     }
 
-    pub fn configure(&mut self, settings: &Settings) {
+    pub fn configure(&mut self, settings: &Arc<Settings>) {
+        self.settings = settings.clone();
+        self.configure_log();
+    }
+
+    fn configure_log(&mut self) {
+        let settings = &self.settings;
         if let Some(log) = &mut self.log {
             log.set_fsync(settings.log_fsync);
             // Memory is not a disk that is read too seldom.
@@ -172,6 +181,7 @@ impl World for RealWorld {
         self.log = None;
         self.log = Some((self.replace)(base)?);
         self.submitted = 0;
+        self.configure_log();
         Ok(())
     }
 

@@ -32,6 +32,9 @@ struct Arguments {
     /// Run each seed twice and compare.
     #[arg(long)]
     twice: bool,
+    /// Print what was seen as a table for docs/testing.md.
+    #[arg(long)]
+    table: bool,
     /// For this program itself: read seeds from the standard input, tell results on the standard output.
     #[arg(long, hide = true)]
     worker: bool,
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         jobs: arguments.jobs,
         fail_fast: arguments.fail_fast,
         twice: arguments.twice,
+        table: arguments.table,
     };
     match runner::run(run) {
         Ok(true) => ExitCode::SUCCESS,

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A run of fewer seeds may miss a mark by chance.
 const SEEDS_FOR_COVERAGE: u64 = 200;
+/// From here on what is rare must have been seen, too.
+const SEEDS_FOR_RARE: u64 = 5_000;
 /// Lines of a failure that are shown.
 const SHOWN_LINES: usize = 40;
 
@@ -25,6 +27,8 @@ pub struct Run {
     pub jobs: usize,
     pub fail_fast: bool,
     pub twice: bool,
+    /// The marks are printed as a table for the documents.
+    pub table: bool,
 }
 
 /// The first word of each line; empty lines and those that begin with `#` are comments.
@@ -118,7 +122,7 @@ pub fn run(run: Run) -> io::Result<bool> {
         drivers.into_iter().try_for_each(|driver| driver.join().expect("a driver does not panic"))
     })?;
     let found = found.into_inner().expect("no driver panics");
-    Ok(report(&found, started.elapsed(), jobs))
+    Ok(report(&found, started.elapsed(), jobs, run.table))
 }
 
 struct Worker {
@@ -194,17 +198,22 @@ impl Found {
     }
 }
 
-fn report(found: &Found, duration: Duration, jobs: usize) -> bool {
-    let mut missing = Vec::new();
-    for name in coverage::EXPECTED {
-        let count = found.marks.get(*name).copied().unwrap_or(0);
-        println!("{count:>10}  {name}");
-        if count == 0 {
-            missing.push(*name);
-        }
+fn report(found: &Found, duration: Duration, jobs: usize, table: bool) -> bool {
+    if table {
+        println!("| seen | what |\n|---:|---|");
     }
-    for name in coverage::RARE {
-        println!("{:>10}  {name} (rare)", found.marks.get(*name).copied().unwrap_or(0));
+    let mut missing = Vec::new();
+    let expected = coverage::EXPECTED.iter().map(|name| (*name, true));
+    for (name, is_expected) in expected.chain(coverage::RARE.iter().map(|name| (*name, false))) {
+        let count = found.marks.get(name).copied().unwrap_or(0);
+        let rare = if is_expected { "" } else { " (rare)" };
+        match table {
+            true => println!("| {count} | {name}{rare} |"),
+            false => println!("{count:>10}  {name}{rare}"),
+        }
+        if count == 0 && (is_expected || found.seeds >= SEEDS_FOR_RARE) {
+            missing.push(name);
+        }
     }
     let undecided = found.marks.get(coverage::UNDECIDED).copied().unwrap_or(0);
     println!("{undecided:>10}  {}", coverage::UNDECIDED);
