@@ -55,8 +55,6 @@ pub struct SimWorld {
     pub snapshots: Option<Worker>,
     /// What the disk holds while the log is being replaced.
     pub replacing: Option<Promise>,
-    /// Where the log began anew last, and how far the node has come by entries since.
-    pub installed: Option<u64>,
     /// Of a thousand logs that are replaced, so many lose their process meanwhile.
     pub crash_replacing_per_mille: u64,
     pub links: Links,
@@ -85,7 +83,6 @@ impl SimWorld {
             store,
             snapshots: None,
             replacing: None,
-            installed: None,
             crash_replacing_per_mille: 0,
             links: Links::default(),
             sent: Vec::new(),
@@ -222,7 +219,6 @@ impl World for SimWorld {
         coverage::mark("snapshot installed");
         self.replacing = None;
         self.store = Some(store);
-        self.installed = Some(base.index);
         Ok(())
     }
 
