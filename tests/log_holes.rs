@@ -102,6 +102,21 @@ fn a_damaged_log_is_whole_in_the_end() {
     }
 }
 
+/// The header is made anew from what is around it; the length of the file says no more how it was made if it ends inside a
+/// block, and what is written there would not fit (found by fuzzing).
+#[test]
+fn a_header_of_a_file_that_was_cut_inside_a_block_is_not_made_anew() {
+    let sample = Sample::fresh(true);
+    let (path, _) = used_segments(&sample.files).pop().expect("segments");
+    let cut = |bytes: &mut Vec<u8>, length| {
+        bytes[20] ^= 1;
+        bytes.truncate(length);
+    };
+    let length = sample.files.0[path].len();
+    assert_eq!(open_damaged(&sample, path, |bytes| cut(bytes, length)), "rebuilt");
+    assert_eq!(open_damaged(&sample, path, |bytes| cut(bytes, length - 2043)), "refused");
+}
+
 /// What a disk loses is a sector or a page: all of their records, where the index file knows them.
 #[test]
 fn lost_sectors_and_pages_are_filled_or_refused() {

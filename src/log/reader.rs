@@ -323,6 +323,9 @@ impl Reader {
         end: &ScanEnd,
     ) -> Result<Option<SegmentHeader>, LogError> {
         let capacity = window.file_bytes();
+        if capacity % BLOCK_BYTES as u64 != 0 {
+            return Ok(None); // not the length that it was made with: that went with the header
+        }
         let first = own_record_at(window, salt, SEGMENT_HEADER_BYTES as u64)?.map(|first| first.header);
         let before = end.segments.last().map(|before| before.prev_crc);
         let (Some(first), Some(prev_crc)) = (first, before.or(first.map(|first| first.prev_crc))) else {
