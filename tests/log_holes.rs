@@ -161,6 +161,27 @@ fn without_an_index_file_the_neighbours_say_what_is_missing() {
     assert_eq!(contents(&harness.log), all);
 }
 
+/// A membership is followed by its copy. When nothing is left of both and of the index file, the gap could as well have been
+/// one entry of twice the length, which no peer has (found by fuzzing).
+#[test]
+fn a_membership_that_is_lost_with_its_copy_and_the_index_file_is_not_taken_for_another_entry() {
+    let directory = fast_directory();
+    let mut harness = Harness::create(directory.path());
+    harness.append(1, 1, 53).expect("append");
+    let membership = Entry::new(2, 1, Kind::Membership, payload(2, 1, 53));
+    harness.write(WriteRequest { entries: vec![membership], ..Default::default() }).expect("append");
+    harness.append(1, 2, 53).expect("append");
+    drop(harness);
+    let segment = directory.path().join("0000000001.log");
+    let mut bytes = std::fs::read(&segment).expect("read");
+    let offset = 4096 + 40 + 88;
+    bytes[offset..offset + 2 * 88].fill(0);
+    std::fs::write(&segment, bytes).expect("write");
+    std::fs::remove_file(segment.with_extension("idx")).expect("remove");
+    let error = Harness::open(directory.path()).err().expect("refused");
+    assert!(matches!(&error, LogError::Corrupt { index: Some(2), .. }), "{error}");
+}
+
 #[test]
 fn a_hole_that_is_truncated_is_none() {
     let sample = Sample::fresh(true);

@@ -416,8 +416,12 @@ impl Chain {
             let position = (record_type, index, header.term);
             return Ok(self.lost(window, position, (gap.bytes, Some(header.length)), *crc, evidence));
         }
-        // Exactly one entry, and nothing else: its term must be the only possible one, and no mark beside it.
+        // Exactly one entry, and nothing else: its term must be the only possible one, no mark beside it, and not the
+        // length that a membership and its copy have together.
+        let one_of_pair = record_bytes(1);
+        let may_be_pair = gap.bytes >= 2 * one_of_pair && gap.bytes % (2 * 8) == 0;
         let alone = next.record_type.entry_kind().is_some()
+            && !may_be_pair
             && Some(next.header.index) == index.checked_add(1)
             && self.last.1 == Some(next.header.term)
             && self.generation == evidence.meta_generation
