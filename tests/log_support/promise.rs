@@ -126,8 +126,12 @@ pub struct Helped {
 impl Helped {
     fn close(&mut self, mut harness: Harness) {
         harness.run();
+        // The helper may fail between two looks.
+        let failures_before = harness.log.stats().prepare_failures;
+        let last_error = harness.log.prepare_last_error();
         let stats = harness.log.stats();
-        assert_eq!(stats.prepare_failures > 0, harness.log.prepare_last_error().is_some());
+        assert!(failures_before == 0 || last_error.is_some());
+        assert!(stats.prepare_failures > 0 || last_error.is_none());
         self.recycled_segments += stats.recycled_segments;
         self.failures += stats.prepare_failures;
         harness.close();
