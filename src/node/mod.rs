@@ -45,6 +45,7 @@ pub mod notices;
 mod parting;
 mod removal;
 pub mod report;
+pub mod requests;
 pub mod runtime;
 pub mod settings;
 mod snapshot;

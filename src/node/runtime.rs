@@ -9,6 +9,7 @@ mod start;
 mod world;
 
 use super::bridge::{Answer, Bridge, Ticket, ToRaft};
+use super::requests::without_node;
 use super::settings::Settings;
 pub use super::snapshot::dump_name;
 use super::status::{LogStatus, State, Status};
@@ -16,7 +17,6 @@ use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::disk::Disk;
 use crate::log::Log;
-use crate::snapshot::Job;
 pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
 pub use start::{check, read_back};
@@ -188,81 +188,34 @@ impl Runtime {
     }
 
     fn on_message(&mut self, message: ToRaft) -> Result<(), Fatal> {
-        let world = &mut self.world;
-        match (message, &mut self.node) {
-            (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, None) if self.founding.is_some() => {
-                world.bridge.answer(ticket, Answer::Refused("this node is creating a cluster".into()))
-            }
-            (ToRaft::Init { ticket, .. }, None) if self.joining.is_some() => {
-                world.bridge.answer(ticket, Answer::Refused("this node is joining a cluster".into()))
-            }
-            (ToRaft::Init { ticket, cluster_id, with_data }, None) => {
-                self.init(ticket, cluster_id, with_data)?
-            }
-            (ToRaft::Join { ticket, addresses }, None) => self.join(ticket, addresses),
-            (ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. }, Some(node)) => {
-                let text = format!("this node is a member of cluster {} already", node.cluster_id());
-                world.bridge.answer(ticket, Answer::Refused(text));
-            }
-            (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
-                node.on_add_node(world, ticket, id, address, peer_address)
-            }
-            (ToRaft::AddInMemory { ticket, address, peer_address }, Some(node)) => {
-                node.on_add_in_memory(world, ticket, address, peer_address)
-            }
-            (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
-            (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
-            (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
-            (
-                ToRaft::AddNode { ticket, .. }
-                | ToRaft::AddInMemory { ticket, .. }
-                | ToRaft::RemoveNode { ticket, .. }
-                | ToRaft::Transfer { ticket, .. }
-                | ToRaft::Compact { ticket, .. },
-                None,
-            ) => {
-                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
-            }
-            (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
-            (ToRaft::Promoted { epoch, replid, offset }, Some(node)) => {
-                node.on_promoted(world, epoch, replid, offset)
-            }
-            (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
-                return Err(node.on_promotion_failed(reason))
-            }
-            (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
-            (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
-            (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
-            // Of the node that this process was before it was removed.
-            (ToRaft::SnapshotSaved { file, .. }, Some(node)) if !node.is_own_dump(&file) => {
-                world.snapshot(Job::Discard { file })
-            }
-            (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
-                node.on_snapshot_saved(world, attempt, file)
-            }
-            (ToRaft::SnapshotFailed { attempt, reason }, Some(node)) => {
-                node.on_snapshot_failed(world, attempt, &reason)
-            }
-            (ToRaft::Configure(settings), node) => {
+        match &message {
+            ToRaft::Shutdown => self.stop = true,
+            ToRaft::Configure(settings) => {
                 self.setup.settings = settings.clone();
-                world.configure(&settings);
-                if let Some(node) = node {
-                    node.on_settings(world, settings)?;
-                }
+                self.world.configure(settings);
             }
-            (ToRaft::Shutdown, _) => self.stop = true,
-            // For a node that was removed meanwhile.
-            (
-                ToRaft::ReadBarrier { .. }
-                | ToRaft::Promoted { .. }
-                | ToRaft::PromotionFailed { .. }
-                | ToRaft::Sealed { .. }
-                | ToRaft::Emptied { .. }
-                | ToRaft::SnapshotForked { .. },
-                None,
-            ) => {}
-            (ToRaft::SnapshotSaved { file, .. }, None) => self.found_with_data(file)?,
-            (ToRaft::SnapshotFailed { reason, .. }, None) => self.founding_failed(reason),
+            _ => {}
+        }
+        match &mut self.node {
+            Some(node) => node.on_request(&mut self.world, message),
+            None => self.on_message_without_node(message),
+        }
+    }
+
+    fn on_message_without_node(&mut self, message: ToRaft) -> Result<(), Fatal> {
+        let bridge = &self.world.bridge;
+        match message {
+            ToRaft::Init { ticket, .. } | ToRaft::Join { ticket, .. } if self.founding.is_some() => {
+                bridge.answer(ticket, Answer::Refused("this node is creating a cluster".into()))
+            }
+            ToRaft::Init { ticket, .. } if self.joining.is_some() => {
+                bridge.answer(ticket, Answer::Refused("this node is joining a cluster".into()))
+            }
+            ToRaft::Init { ticket, cluster_id, with_data } => self.init(ticket, cluster_id, with_data)?,
+            ToRaft::Join { ticket, addresses } => self.join(ticket, addresses),
+            ToRaft::SnapshotSaved { file, .. } => self.found_with_data(file)?,
+            ToRaft::SnapshotFailed { reason, .. } => self.founding_failed(reason),
+            message => without_node(bridge, &message),
         }
         Ok(())
     }

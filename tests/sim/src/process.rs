@@ -11,7 +11,8 @@ use crate::store::{Store, DIRECTORY};
 use crate::world::SimWorld;
 use bytes::Bytes;
 use redisraft::consensus::{NodeId, Position};
-use redisraft::node::bridge::{Answer, ToMain, ToRaft};
+use redisraft::node::bridge::{ToMain, ToRaft};
+use redisraft::node::requests::without_node;
 use redisraft::node::settings::Settings;
 use redisraft::node::status::{State, Status};
 use redisraft::node::{runtime, Fatal, Node, Start, World};
@@ -202,60 +203,12 @@ impl Process {
     }
 
     fn on_message(&mut self, message: ToRaft) -> Result<(), Fatal> {
-        let world = &mut self.world;
-        match (message, &mut self.node) {
-            (ToRaft::AddNode { ticket, id, address, peer_address }, Some(node)) => {
-                node.on_add_node(world, ticket, id, address, peer_address)
-            }
-            (ToRaft::Transfer { ticket, target }, Some(node)) => node.on_transfer(world, ticket, target),
-            (ToRaft::Emptied { load }, Some(node)) => node.on_emptied(world, load),
-            (ToRaft::Sealed { attempt, offset }, Some(node)) => node.on_sealed(attempt, offset),
-            (ToRaft::ReadBarrier { epoch, sequence }, Some(node)) => node.on_read_barrier(epoch, sequence),
-            (ToRaft::Promoted { epoch, replid, offset }, Some(node)) => {
-                node.on_promoted(world, epoch, replid, offset)
-            }
-            (ToRaft::PromotionFailed { reason, .. }, Some(node)) => {
-                return Err(node.on_promotion_failed(reason))
-            }
-            (ToRaft::Compact { ticket, wait }, Some(node)) => node.on_compact(world, ticket, wait),
-            (ToRaft::SnapshotForked { attempt }, Some(node)) => node.on_snapshot_forked(attempt),
-            (ToRaft::SnapshotSaved { attempt, file }, Some(node)) => {
-                node.on_snapshot_saved(world, attempt, file)
-            }
-            (ToRaft::SnapshotFailed { attempt, reason }, Some(node)) => {
-                node.on_snapshot_failed(world, attempt, &reason)
-            }
-            (ToRaft::Configure(settings), Some(node)) => node.on_settings(world, settings)?,
-            (ToRaft::AddInMemory { ticket, address, peer_address }, Some(node)) => {
-                node.on_add_in_memory(world, ticket, address, peer_address)
-            }
-            (ToRaft::RemoveNode { ticket, id }, Some(node)) => node.on_remove_node(world, ticket, id),
-            (
-                ToRaft::AddNode { ticket, .. }
-                | ToRaft::AddInMemory { ticket, .. }
-                | ToRaft::RemoveNode { ticket, .. }
-                | ToRaft::Transfer { ticket, .. }
-                | ToRaft::Compact { ticket, .. },
-                None,
-            ) => {
-                world.bridge.answer(ticket, Answer::Refused("this node is not a member of a cluster".into()))
-            }
-            // For a node that was removed meanwhile.
-            (
-                ToRaft::ReadBarrier { .. }
-                | ToRaft::Promoted { .. }
-                | ToRaft::PromotionFailed { .. }
-                | ToRaft::Sealed { .. }
-                | ToRaft::Emptied { .. }
-                | ToRaft::SnapshotForked { .. }
-                | ToRaft::SnapshotSaved { .. }
-                | ToRaft::SnapshotFailed { .. }
-                | ToRaft::Configure(_),
-                None,
-            ) => {}
-            (message @ (ToRaft::Init { .. } | ToRaft::Join { .. } | ToRaft::Shutdown), _) => {
-                panic!("not part of the simulation: {message:?}")
-            }
+        if let ToRaft::Init { .. } | ToRaft::Join { .. } | ToRaft::Shutdown = message {
+            panic!("not part of the simulation: {message:?}");
+        }
+        match &mut self.node {
+            Some(node) => node.on_request(&mut self.world, message)?,
+            None => without_node(&self.world.bridge, &message),
         }
         Ok(())
     }
