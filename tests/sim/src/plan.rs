@@ -74,6 +74,8 @@ pub struct Plan {
     pub backlog_bytes: usize,
     pub feed_kernel_bytes: usize,
     pub clients: usize,
+    /// Clients that said `READONLY` and read at any node.
+    pub readers: usize,
     pub think_us: u64,
     /// Requests that a client sends at once.
     pub pipeline: u64,
@@ -85,6 +87,9 @@ pub struct Plan {
     /// Of a thousand starts of the first machine, so many are under another address.
     pub moving_per_mille: u64,
 }
+
+// Each of these has a stream of its own, so that seeds which do not have it go on as they did before it was there.
+const READERS: u64 = 10;
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
@@ -112,6 +117,7 @@ impl Plan {
             backlog_bytes: *random.pick(&[200, 4 << 10, 1 << 20]),
             feed_kernel_bytes: *random.pick(&[0, 300, 64 << 10]),
             clients: random.between(2, 8) as usize,
+            readers: 0,
             think_us: *random.pick(&[5_000, 20_000, 60_000]),
             pipeline: *random.pick(&[1, 1, 2, 5]),
             expiring_per_mille: *random.pick(&[0, 0, 100, 400]),
@@ -122,7 +128,12 @@ impl Plan {
         if plan.weights.damage > 0 || plan.founders == 1 {
             plan.weights.remove = 0;
         }
+        plan.draw_readers(&mut Random::new(seed, READERS));
         plan
+    }
+
+    fn draw_readers(&mut self, random: &mut Random) {
+        self.readers = if random.chance(350) { random.between(1, 4) as usize } else { 0 };
     }
 }
 

@@ -119,6 +119,11 @@ pub enum Event {
     Audit,
 }
 
+fn clients(plan: &Plan) -> Vec<Client> {
+    let readers = (0..plan.readers).map(|_| Client::reader());
+    (0..plan.clients).map(|_| Client::new()).chain(readers).collect()
+}
+
 pub struct Simulation {
     pub plan: Plan,
     pub queue: Queue<Event>,
@@ -157,7 +162,7 @@ impl Simulation {
             machines,
             judge: Judge::default(),
             history: History::default(),
-            clients: (0..plan.clients).map(|_| Client::new()).collect(),
+            clients: clients(&plan),
             workload: Workload::new(plan.expiring_per_mille),
             connections: BTreeMap::new(),
             connections_made: 0,
