@@ -2,7 +2,7 @@
 //! stored stay fewer than what a majority can lose, so that every failure is a defect of the code.
 
 use crate::coverage;
-use crate::disk::Failure;
+use crate::disk::{Crash, Failure};
 use crate::network::Host;
 use crate::plan::Weights;
 use crate::redis::Kill;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 type Fault = fn(&mut Simulation, Host);
 
-fn table(weights: &Weights) -> [(u64, Fault); 21] {
+fn table(weights: &Weights) -> [(u64, Fault); 26] {
     [
         (weights.crash, |simulation, host| simulation.crash(host)),
         (weights.crash_inside, Simulation::crash_inside),
@@ -36,6 +36,11 @@ fn table(weights: &Weights) -> [(u64, Fault); 21] {
         (weights.compact, Simulation::compact),
         (weights.refuse_fork, Simulation::refuse_fork),
         (weights.remove, Simulation::remove_nodes),
+        (weights.rolling_restart, |simulation, _| simulation.restart_all()),
+        (weights.chain, Simulation::chain),
+        (weights.bridge, Simulation::bridge),
+        (weights.half_open, Simulation::half_open),
+        (weights.stale_segment, Simulation::put_segment_back),
     ]
 }
 
@@ -79,7 +84,7 @@ impl Simulation {
         let all = self.faults.chance(300);
         for other in 0..self.machines.len() {
             if other == host || all || self.faults.chance(300) {
-                self.crash_as(other, crate::disk::Crash::Power);
+                self.crash_as(other, Crash::Power);
             }
         }
         coverage::mark(if all { "all machines lost power" } else { "some machines lost power" });
@@ -233,6 +238,22 @@ impl Simulation {
         if let Some(damage) = disk.rot() {
             coverage::mark("stored bytes damaged");
             log::info!("machine {host}: {damage:?}");
+        }
+    }
+
+    /// Takes a backup of a segment; or somebody puts it back, alone, while the process is down.
+    fn put_segment_back(&mut self, host: Host) {
+        if !self.atlas_allows(host) {
+            return;
+        }
+        let Some((name, copy)) = self.machines[host].backup.take() else {
+            self.machines[host].backup = self.machines[host].disk.copy_segment();
+            return;
+        };
+        self.crash_as(host, Crash::Process);
+        if self.machines[host].disk.put_back(&name, copy) {
+            coverage::mark("stale segment put back");
+            log::info!("machine {host}: {name} is put back from a backup");
         }
     }
 

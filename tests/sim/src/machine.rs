@@ -49,6 +49,8 @@ pub struct Machine {
     /// The process that comes up next dies while it recovers.
     pub crash_in_recovery: bool,
     pub promise: Option<Promise>,
+    /// A segment of its log as it once was.
+    pub backup: Option<(String, Vec<u8>)>,
     /// Entry of the newest snapshot that was durable.
     pub snapshot_index: u64,
     /// The node that runs here, or ran here last; 0: none.
@@ -84,6 +86,7 @@ fn settings(plan: &Plan, id: NodeId) -> Settings {
         read_lease: plan.read_lease,
         snapshot_req_max_count: plan.snapshot_parts,
         snapshot_req_max_bytes: plan.snapshot_part_bytes,
+        log_scrub_bytes_per_s: plan.scrub_bytes_per_s,
         ..Settings::default()
     }
 }
@@ -110,6 +113,7 @@ impl Machine {
             refused: false,
             crash_in_recovery: false,
             promise: None,
+            backup: None,
             snapshot_index: 0,
             last_id: id,
             in_memory: plan.in_memory.contains(&host),
@@ -166,6 +170,7 @@ impl Machine {
     pub fn wipe(&mut self) {
         self.disk.wipe();
         self.promise = None;
+        self.backup = None;
         self.snapshot_index = 0;
     }
 

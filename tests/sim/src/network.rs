@@ -32,6 +32,10 @@ impl Network {
         self.cut.insert((from, to));
     }
 
+    pub fn mend_direction(&mut self, from: Host, to: Host) {
+        self.cut.remove(&(from, to));
+    }
+
     pub fn cut_pair(&mut self, one: Host, other: Host) {
         self.cut.extend([(one, other), (other, one)]);
     }

@@ -46,6 +46,13 @@ pub struct Weights {
     pub refuse_fork: u64,
     /// `RAFT.NODE REMOVE`; not where disks damage what they store.
     pub remove: u64,
+    /// All nodes are shut down and started, one after the other.
+    pub rolling_restart: u64,
+    pub chain: u64,
+    pub bridge: u64,
+    pub half_open: u64,
+    /// One file of the log is put back from a backup; a kind of damage.
+    pub stale_segment: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +80,8 @@ pub struct Plan {
     /// What a server's child takes for a dump.
     pub dump_us: u64,
     pub sync_us: u64,
+    /// How fast the log is read to find what rots; 0: not at all.
+    pub scrub_bytes_per_s: u64,
     pub backlog_bytes: usize,
     pub feed_kernel_bytes: usize,
     pub clients: usize,
@@ -95,6 +104,10 @@ pub struct Plan {
 // Each of these has a stream of its own, so that seeds which do not have it go on as they did before it was there.
 const READERS: u64 = 10;
 const IN_MEMORY: u64 = 11;
+const RESTARTS: u64 = 12;
+const SHAPES: u64 = 13;
+const SCRUB: u64 = 14;
+const STALE: u64 = 15;
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
@@ -119,6 +132,7 @@ impl Plan {
             snapshot_part_bytes: *random.pick(&[128, 1 << 10, 64 << 10]),
             dump_us: *random.pick(&[500, 20_000, 300_000]),
             sync_us: *random.pick(&[50, 200, 1_000, 5_000]),
+            scrub_bytes_per_s: 0,
             backlog_bytes: *random.pick(&[200, 4 << 10, 1 << 20]),
             feed_kernel_bytes: *random.pick(&[0, 300, 64 << 10]),
             clients: random.between(2, 8) as usize,
@@ -136,6 +150,16 @@ impl Plan {
         }
         plan.draw_readers(&mut Random::new(seed, READERS));
         plan.draw_in_memory(&mut Random::new(seed, IN_MEMORY));
+        if !calm {
+            plan.weights.rolling_restart = some(&mut Random::new(seed, RESTARTS), 250);
+            let shapes = &mut Random::new(seed, SHAPES);
+            plan.weights.chain = some(shapes, 150);
+            plan.weights.bridge = some(shapes, 150);
+            plan.weights.half_open = some(shapes, 150);
+            let stale_segment = some(&mut Random::new(seed, STALE), 400);
+            plan.weights.stale_segment = if plan.weights.damage > 0 { stale_segment } else { 0 };
+        }
+        plan.scrub_bytes_per_s = *Random::new(seed, SCRUB).pick(&[0, 50_000, 1_000_000]);
         plan
     }
 
@@ -175,8 +199,17 @@ fn network(random: &mut Random, calm: bool) -> NetworkPlan {
     }
 }
 
+/// The weight of a fault that so many of a thousand seeds have.
+fn some(random: &mut Random, likely: u64) -> u64 {
+    if random.chance(likely) {
+        random.between(1, 10)
+    } else {
+        0
+    }
+}
+
 fn weights(random: &mut Random) -> Weights {
-    let mut some = |likely: u64| if random.chance(likely) { random.between(1, 10) } else { 0 };
+    let mut some = |likely: u64| some(random, likely);
     Weights {
         crash: some(600),
         crash_inside: some(600),
@@ -199,5 +232,6 @@ fn weights(random: &mut Random) -> Weights {
         compact: some(300),
         refuse_fork: some(300),
         remove: some(250),
+        ..Weights::default()
     }
 }

@@ -90,6 +90,10 @@ impl Process {
 
     /// Starts the node that the log describes, and tells the server to follow it.
     pub fn start_node(&mut self, seed: u64, names: &Names) -> Result<(), Fatal> {
+        // Memory is not a disk that is read too seldom (`src/node/runtime/world.rs`).
+        let scrub_bytes_per_s = if self.settings.persist { self.settings.log_scrub_bytes_per_s } else { 0 };
+        self.world.scrub_bytes_per_s = scrub_bytes_per_s;
+        self.world.store.as_mut().expect("a node has a log").set_scrub_rate(scrub_bytes_per_s);
         let log = self.world.store().log();
         let snapshot = self.world.snapshots.as_ref().and_then(Worker::durable).cloned();
         if snapshot.is_some() {

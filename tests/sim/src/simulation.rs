@@ -13,6 +13,7 @@ use crate::queue::Queue;
 use crate::random::Random;
 use crate::redis::dump::Child;
 use crate::redis::{Delivery, Request};
+use crate::restarts::Rolling;
 use crate::trace;
 use redisraft::consensus::{NodeId, Role};
 use redisraft::log::LogError;
@@ -97,6 +98,11 @@ pub enum Event {
         one: Host,
         other: Host,
     },
+    HalfOpenOver {
+        from: Host,
+        to: Host,
+    },
+    RollingRestart,
     SlowDiskOver {
         host: Host,
     },
@@ -142,6 +148,8 @@ pub struct Simulation {
     pub random: Random,
     pub faults: Random,
     pub asking: Random,
+    /// The rolling restart under way.
+    pub rolling: Option<Rolling>,
     /// Faults are over: the cluster has to converge.
     pub healed: bool,
     /// Clients ask for nothing new.
@@ -171,6 +179,7 @@ impl Simulation {
             random: Random::new(seed, 3),
             faults: Random::new(seed, 4),
             asking: Random::new(seed, 5),
+            rolling: None,
             healed: false,
             quiet: false,
             to_audit: Vec::new(),
@@ -244,6 +253,8 @@ impl Simulation {
             }
             Event::Fault => self.fault(),
             Event::Reconnect { one, other } => self.hint_up(one, other),
+            Event::HalfOpenOver { from, to } => self.half_open_over(from, to),
+            Event::RollingRestart => self.go_on_restarting(),
             Event::SlowDiskOver { host } => self.machines[host].slow_sync_us = 0,
             Event::DiskFullOver { host } => self.machines[host].disk.set_full(false),
             Event::MatchLogs => self.match_logs(),
@@ -379,7 +390,11 @@ impl Simulation {
         let local_us = machine.clock.local_us(now_us);
         let process = machine.process.as_mut().expect("it had a turn");
         let Some(store) = &mut process.world.store else { return };
-        if store.start_writing(local_us) {
+        let begun = store.start_writing(local_us);
+        if let Some(error) = store.scrub_failure().filter(|_| !machine.may_be_damaged) {
+            panic!("machine {host} is sound, and its scrubber says: {error}");
+        }
+        if begun {
             let sync_us = match self.healed {
                 _ if machine.in_memory => IN_MEMORY_US,
                 true => self.plan.sync_us,

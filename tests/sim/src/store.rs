@@ -26,6 +26,8 @@ pub struct Promise {
 pub struct Store {
     disk: SimDisk,
     options: Options,
+    /// The log is read to find what rots.
+    scrubs: bool,
     log: Log,
     writer: InlineWriter,
     /// The last write that was asked for.
@@ -70,6 +72,7 @@ impl Store {
         let mut store = Store {
             disk: disk.clone(),
             options,
+            scrubs: false,
             log,
             writer,
             submitted: 0,
@@ -170,6 +173,16 @@ impl Store {
         filled
     }
 
+    /// Damage that the scrubber has met and cannot name.
+    pub fn scrub_failure(&self) -> Option<LogError> {
+        self.scrubs.then(|| self.log.scrub_failure()).flatten()
+    }
+
+    pub fn set_scrub_rate(&mut self, bytes_per_second: u64) {
+        self.scrubs = bytes_per_second > 0;
+        self.log.set_scrub_rate(bytes_per_second).expect("no thread is started for an inline log");
+    }
+
     /// The log, to be looked at.
     pub fn log(&self) -> &Log {
         &self.log
@@ -220,7 +233,14 @@ impl Store {
         }
         self.disk.set_now(now_us);
         (self.promising, self.promising_write) = (self.now(), self.submitted);
+        let before = self.scrubs.then(|| (self.log.stats().scrubbed_bytes, self.log.damaged()));
         self.busy = self.writer.run_once();
+        if before.is_some_and(|(scrubbed_bytes, _)| self.log.stats().scrubbed_bytes > scrubbed_bytes) {
+            coverage::mark("log scrubbed");
+            if before.is_some_and(|(_, damaged)| self.log.damaged() > damaged) {
+                coverage::mark("damage found by scrubbing");
+            }
+        }
         self.batch += u64::from(self.busy);
         self.busy
     }

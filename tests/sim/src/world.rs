@@ -55,6 +55,7 @@ pub struct SimWorld {
     pub snapshots: Option<Worker>,
     /// What the disk holds while the log is being replaced.
     pub replacing: Option<Promise>,
+    pub scrub_bytes_per_s: u64,
     /// Of a thousand logs that are replaced, so many lose their process meanwhile.
     pub crash_replacing_per_mille: u64,
     pub links: Links,
@@ -83,6 +84,7 @@ impl SimWorld {
             store,
             snapshots: None,
             replacing: None,
+            scrub_bytes_per_s: 0,
             crash_replacing_per_mille: 0,
             links: Links::default(),
             sent: Vec::new(),
@@ -208,7 +210,8 @@ impl World for SimWorld {
         let (disk, options) = store.close();
         let position = (base.index, base.term);
         log::replace(&disk, Path::new(DIRECTORY), position, options.segment_bytes)?;
-        let (store, _) = Store::open(&disk, options)?;
+        let (mut store, _) = Store::open(&disk, options)?;
+        store.set_scrub_rate(self.scrub_bytes_per_s);
         if self.random.chance(self.crash_replacing_per_mille) {
             // Nothing has settled: some first part of these calls will have happened.
             coverage::mark("crashed while the log was replaced");

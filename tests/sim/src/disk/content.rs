@@ -102,6 +102,12 @@ impl Content {
         self.reread();
     }
 
+    /// Another file has taken the place of this one.
+    pub fn replace(&mut self, bytes: Vec<u8>) {
+        (self.pending, self.pending_length) = (Vec::new(), 0);
+        (self.live, self.durable) = (bytes.clone(), bytes);
+    }
+
     /// The stored bytes change under everybody's feet; `cached`: whoever reads through the page cache sees it only
     /// after a restart.
     pub fn damage(&mut self, cached: bool, change: impl Fn(&mut [u8])) {

@@ -45,4 +45,26 @@ impl SimDisk {
         content.damage(cached, |bytes| bytes[start as usize..end as usize].fill(fill));
         Some(Damage { file, offset: start, bytes: end - start })
     }
+
+    /// A copy of some segment of the log as it is now, as a backup takes it. `None`: there is none yet.
+    pub fn copy_segment(&self) -> Option<(String, Vec<u8>)> {
+        let state = &mut *self.state();
+        let is_segment = |name: &&String| name.starts_with("/log/") && name.ends_with(".log");
+        let segments: Vec<String> = state.names.keys().filter(is_segment).cloned().collect();
+        let name = segments.get(state.random.index(segments.len()))?.clone();
+        let copy = state.contents[state.names[&name]].written();
+        Some((name, copy))
+    }
+
+    /// Puts a file back as it was, beside files of today. False: there is no such file any more, or it has not changed.
+    pub fn put_back(&self, name: &str, copy: Vec<u8>) -> bool {
+        let state = &mut *self.state();
+        let Some(content) = state.names.get(name).copied() else { return false };
+        let content = &mut state.contents[content];
+        if content.written() == copy {
+            return false;
+        }
+        content.replace(copy);
+        true
+    }
 }
