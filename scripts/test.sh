@@ -30,7 +30,7 @@ check "tests without Redis" cargo test --workspace --no-default-features --no-fa
 check "tests with real servers" cargo test --workspace --no-fail-fast
 # With the whole workspace, as above, so that nothing is built anew.
 check "chaos" cargo test --workspace --test chaos -- --ignored --nocapture
-check "simulation" cargo run --release -p redisraft-sim --bin sim -- --seeds 0..250 \
+check "simulation" cargo run --release -p redisraft-sim --bin sim -- --seeds 0..200 --fresh 50 \
     --kept tests/sim/seeds.txt
 check "fuzzing" scripts/fuzz.sh --smoke
 
