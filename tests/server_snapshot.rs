@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cluster::damage::{assert_clean, flip_bit, segments};
-use cluster::load::Load;
+use cluster::load::{noise, Load};
 use cluster::{millis, seconds, serial, wait_for, Cluster, Connection, Fault, Options};
 
 /// A cluster whose logs have small segments, and are compacted by themselves beyond `max_bytes`.
@@ -87,18 +87,6 @@ fn write_keys(connection: &mut Connection, from: usize, count: usize) {
         let reply = connection.call(&["SET", &key, &format!("{at}:{}", "v".repeat(500))]).expect("an answer");
         assert!(reply.is_ok(), "{reply}");
     }
-}
-
-/// What cannot be compressed.
-fn noise(seed: u64, length: usize) -> String {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        char::from(b'!' + (state % 90) as u8)
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 /// Names of the server's directory that a snapshot may have left there.
