@@ -44,7 +44,10 @@ fn compacted() -> Cluster {
     for node in 0..2 {
         wait_for("a compacted log", PATIENCE, || cluster.connect(node).run("RAFT.DEBUG COMPACT").is_ok());
         wait_for("a purged log", PATIENCE, || {
-            cluster.number(node, "raft_log_entries") < cluster.number(node, "raft_current_index")
+            cluster.try_info(node).is_ok_and(|info| {
+                let number = |name: &str| info[name].parse::<i64>().expect("a number");
+                number("raft_log_entries") < number("raft_current_index")
+            })
         });
     }
     cluster
@@ -109,6 +112,11 @@ fn assert_in_the_midst(log: &PathBuf) {
     assert!((1..DATASET_BYTES).contains(&bytes), "{bytes} bytes were received");
 }
 
+/// Whether a field of `INFO raft` has this value.
+fn is(cluster: &Cluster, node: usize, name: &str, value: &str) -> bool {
+    cluster.try_info(node).is_ok_and(|info| info.get(name).is_some_and(|found| found == value))
+}
+
 /// Waits until these nodes vote, and know of nobody else.
 fn wait_members(cluster: &Cluster, nodes: &[usize]) {
     let count = nodes.len().to_string();
@@ -150,9 +158,7 @@ fn a_joiner_killed_while_its_snapshot_arrives_joins_again_with_the_whole_dataset
     cluster.proxy().heal_all();
     let joined = join(&cluster, node, &addresses);
     assert!(joined.is_ok(), "{joined}");
-    wait_for("the snapshot", PATIENCE, || {
-        cluster.try_info(node).is_ok_and(|info| info["raft_snapshots_received"] == "1")
-    });
+    wait_for("the snapshot", PATIENCE, || is(&cluster, node, "raft_snapshots_received", "1"));
     // From here on it has something to keep.
     cluster.kill(node);
     cluster.restart(node);
@@ -207,7 +213,7 @@ fn a_node_joins_through_a_learner_that_is_still_receiving_its_snapshot() {
     let node = cluster.grow();
     let joined = join(&cluster, node, &[seed(&cluster, learner)]);
     assert!(joined.is_ok(), "{joined}");
-    wait_for("the new node to vote", PATIENCE, || cluster.field(node, "raft_is_voting") == "yes");
+    wait_for("the new node to vote", PATIENCE, || is(&cluster, node, "raft_is_voting", "yes"));
     assert_in_the_midst(&log);
     assert_eq!(cluster.field(learner, "raft_is_voting"), "no");
     cluster.proxy().heal_all();
@@ -241,7 +247,7 @@ fn join_goes_on_to_the_next_address_whatever_the_one_before_says() {
         let node = cluster.grow();
         let joined = join(&cluster, node, &addresses);
         assert!(joined.is_ok(), "{joined}");
-        wait_for("the new node to vote", PATIENCE, || cluster.field(node, "raft_is_voting") == "yes");
+        wait_for("the new node to vote", PATIENCE, || is(&cluster, node, "raft_is_voting", "yes"));
     }
     // The two that did not join answer as well, and hold nothing.
     cluster.kill(alone);
