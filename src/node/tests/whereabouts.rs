@@ -15,7 +15,9 @@ const SILENCE_US: u64 = 1_100_000;
 #[test]
 fn a_leader_tells_again_who_does_not_answer() {
     let mut leader = Driven::leader_of_three();
-    (notices(&mut leader, 2), notices(&mut leader, 3));
+    for peer in [2, 3] {
+        notices(&mut leader, peer);
+    }
     for _ in 0..4 {
         leader.world.now_us += SILENCE_US / 4;
         leader.turn();

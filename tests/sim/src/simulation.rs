@@ -21,6 +21,8 @@ use redisraft::node::Fatal;
 use redisraft::snapshot::SnapshotError;
 use std::collections::BTreeMap;
 
+/// What a write takes where it goes to memory.
+const IN_MEMORY_US: u64 = 5;
 /// More events than any seed needs: something goes round in circles.
 const MAX_EVENTS: u64 = 5_000_000;
 /// From a wake-up to the thread that it wakes.
@@ -122,6 +124,11 @@ pub enum Event {
     Audit,
 }
 
+fn clients(plan: &Plan) -> Vec<Client> {
+    let readers = (0..plan.readers).map(|_| Client::reader());
+    (0..plan.clients).map(|_| Client::new()).chain(readers).collect()
+}
+
 pub struct Simulation {
     pub plan: Plan,
     pub queue: Queue<Event>,
@@ -160,7 +167,7 @@ impl Simulation {
             machines,
             judge: Judge::default(),
             history: History::default(),
-            clients: (0..plan.clients).map(|_| Client::new()).collect(),
+            clients: clients(&plan),
             workload: Workload::new(plan.expiring_per_mille),
             connections: BTreeMap::new(),
             connections_made: 0,
@@ -377,6 +384,7 @@ impl Simulation {
         let Some(store) = &mut process.world.store else { return };
         if store.start_writing(local_us) {
             let sync_us = match self.healed {
+                _ if machine.in_memory => IN_MEMORY_US,
                 true => self.plan.sync_us,
                 false => self.faults.long_tailed(self.plan.sync_us) + machine.slow_sync_us,
             };
@@ -462,6 +470,7 @@ impl Simulation {
             Fatal::Capture(_) | Fatal::Entry(_) | Fatal::Start(_) => false,
         };
         assert!(expected, "machine {host} stops without a fault: {fatal}");
+        assert!(!machine.in_memory, "machine {host} stops, and nothing has failed there: {fatal}");
         coverage::mark("stopped by its disk");
         self.crash_as(host, Crash::Process);
     }
