@@ -233,6 +233,17 @@ fn what_a_header_says_without_a_witness_is_not_believed() {
     });
     log.damage(RECORD_BYTES, |bytes| (bytes[16], bytes[40]) = (5, 0));
     log.is_refused(RECORD_BYTES);
+    // Another term than the next entry's, behind a truncation: no entry before says one.
+    let log = WithoutIndex::of(|harness| {
+        harness.append(1, 2, 53).expect("append");
+        let entry = |index| Entry::new(index, 5, Kind::Normal, payload(index, 5, 53));
+        let (truncate_from, entries) = (Some(2), vec![entry(2), entry(3)]);
+        harness.write(WriteRequest { truncate_from, entries, ..Default::default() }).expect("append");
+        harness.append(5, 1, 53).expect("append");
+    });
+    let offset = 2 * RECORD_BYTES + 32;
+    log.damage(offset, |bytes| (bytes[16], bytes[40]) = (4, 0));
+    log.is_refused(offset);
 }
 
 /// A membership is followed by its copy. When nothing is left of both and of the index file, the gap could as well have been
@@ -245,6 +256,13 @@ fn a_membership_that_is_lost_with_its_copy_and_the_index_file_is_not_taken_for_a
         harness.write(WriteRequest { entries: vec![membership], ..Default::default() }).expect("append");
         harness.append(1, 2, 53).expect("append");
     });
+    // Nor if the header says so, as the crc in it is not the last one of the gap.
+    log.damage(RECORD_BYTES, |bytes| {
+        bytes[4..8].copy_from_slice(&(2 * RECORD_BYTES as u32 - 32).to_le_bytes());
+        bytes[24] = 1;
+        bytes[32..2 * RECORD_BYTES].fill(0);
+    });
+    log.is_refused(RECORD_BYTES);
     log.damage(RECORD_BYTES, |bytes| bytes[..2 * RECORD_BYTES].fill(0));
     log.is_refused(RECORD_BYTES);
 }
