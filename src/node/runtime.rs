@@ -3,6 +3,7 @@
 //! Before `INIT` or `JOIN` there is no log and no node, only the bridge and the sockets. From then on each
 //! turn collects what the sockets, the disk and the main thread have, gives it to the [`Node`], and flushes.
 
+mod invitation;
 mod retire;
 mod snapshots;
 mod start;
@@ -17,10 +18,11 @@ use super::{Fatal, Node, World};
 use crate::link::{Event, Links};
 use crate::log::disk::Disk;
 use crate::log::Log;
+use invitation::JoinResult;
 pub use snapshots::beside;
 use snapshots::{OnDisk, Worker};
+use start::Founding;
 pub use start::{check, read_back};
-use start::{Founding, JoinResult};
 use std::path::PathBuf;
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;

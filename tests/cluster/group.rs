@@ -23,11 +23,20 @@ pub struct Options {
     pub server_arguments: Option<String>,
     /// Every node has a disk of its own, of this many megabytes; see [`Setup::disk_mb`].
     pub disk_mb: Option<u32>,
+    /// See [`Setup::limits_files`].
+    pub limits_files: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { size: 3, proxied: false, module_arguments: Vec::new(), server_arguments: None, disk_mb: None }
+        Self {
+            size: 3,
+            proxied: false,
+            module_arguments: Vec::new(),
+            server_arguments: None,
+            disk_mb: None,
+            limits_files: false,
+        }
     }
 }
 
@@ -339,7 +348,8 @@ impl Cluster {
 }
 
 fn node_setup(options: &Options, proxy: Option<&Proxy>) -> Setup {
-    let mut setup = Setup { disk_mb: options.disk_mb, ..Setup::with_module() };
+    let mut setup =
+        Setup { disk_mb: options.disk_mb, limits_files: options.limits_files, ..Setup::with_module() };
     if let Some(proxy) = proxy {
         let listen = peer_port(setup.port);
         let front = proxy.front(listen);

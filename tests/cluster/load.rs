@@ -255,3 +255,15 @@ fn verify_list(read: &mut dyn FnMut(&[&str]) -> Value, account: &Account) {
         assert!(account.push_unknown.contains(number), "{name}: {number} was refused and is there");
     }
 }
+
+/// What cannot be compressed: `length` printable letters, the same ones for the same seed.
+pub fn noise(seed: u64, length: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'!' + (state % 90) as u8)
+    };
+    (0..length).map(|_| next()).collect()
+}

@@ -76,6 +76,8 @@ pub struct Setup {
     pub account: Account,
     /// The working directory is a disk of this many megabytes in memory, which ends with the process.
     pub disk_mb: Option<u32>,
+    /// A file that may not grow (see [`Server::limit_files`]) is an error for the process, and not the end of it.
+    pub limits_files: bool,
     /// Variables of the process's environment.
     pub environment: Vec<(String, String)>,
 }
@@ -92,6 +94,7 @@ impl Setup {
             directory: None,
             account: Account::Own,
             disk_mb: None,
+            limits_files: false,
             environment: Vec::new(),
         }
     }
@@ -189,6 +192,11 @@ impl Server {
             let script =
                 format!("mount -t tmpfs -o size={megabytes}m tmpfs \"$PWD\" && cd \"$PWD\" && exec \"$@\"");
             command.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh", &redis_server()]);
+            return command;
+        }
+        if self.setup.limits_files {
+            let mut command = Command::new("sh");
+            command.args(["-c", "trap '' XFSZ && exec \"$@\"", "sh", &redis_server()]);
             return command;
         }
         if self.setup.account == Account::Own || !is_root() {
@@ -306,6 +314,19 @@ impl Server {
     fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a running server");
         kill(Pid::from_raw(pid_of(child)), signal).expect("a signal to a child");
+    }
+
+    /// No file of the process may grow beyond this many bytes from now on; `None`: all may again.
+    ///
+    /// # Panics
+    /// When `prlimit` refuses, or the server was not started with [`Setup::limits_files`].
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        assert!(self.setup.limits_files, "the limit would end this server");
+        let pid = self.pid().expect("a running server").to_string();
+        let limit = bytes.map_or("unlimited".to_string(), |bytes| bytes.to_string());
+        let done = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={limit}:")]).output();
+        let done = done.expect("prlimit can be started");
+        assert!(done.status.success(), "prlimit: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     /// Whether the process was started, not killed, and is not paused.

@@ -1,10 +1,10 @@
 //! How a node comes to be: from a log that is there, by INIT, or by JOIN.
 
+use super::invitation::{ask, Invitation, Joiner, Patience};
 use super::snapshots::{self, OnDisk, Worker};
 use super::{Runtime, Setup};
 use crate::consensus::{EntryMeta, NodeId, Position};
 use crate::limits::{MEMORY_SEGMENT_MAX_BYTES, SECRET_BYTES};
-use crate::link::join::request;
 use crate::link::{Links, PeerIdentity};
 use crate::log::{Entry, HardState, Hole, Identity, Kind, Log, LogError, Options, WriteRequest};
 use crate::node::bridge::{Answer, Ticket, ToMain};
@@ -13,34 +13,13 @@ use crate::node::runtime::world::random_hex;
 use crate::node::snapshot::dump_name;
 use crate::node::status::State;
 use crate::node::{change, wire, Fatal, Node, Start, World};
-use crate::resp::Reply;
 use crate::snapshot::{About, Done, Draft, Job, Store};
 use bytes::Bytes;
 use mio::Waker;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Invitation by a cluster, or why there is none.
-pub(super) type JoinResult = Result<Invitation, String>;
-
-/// What a member answered to `RAFT.NODE INVITE`.
-pub(super) struct Invitation {
-    id: NodeId,
-    cluster_id: String,
-    secret: [u8; SECRET_BYTES],
-    members: Members,
-}
-
-/// What a node says of itself when it asks to be invited.
-struct Joiner {
-    /// 0: it has no wish.
-    id: NodeId,
-    address: String,
-    peer_address: String,
-    in_memory: bool,
-}
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A cluster that waits for the dump of the server's data.
 pub(super) struct Founding {
@@ -48,9 +27,6 @@ pub(super) struct Founding {
     identity: Identity,
     members: Members,
 }
-
-/// Pause before a seed that did not answer is asked again.
-const JOIN_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) fn open(setup: &Setup, links: &Links) -> Result<Log, LogError> {
     let (disk, directory) = (setup.disk.clone(), &setup.log_directory);
@@ -349,12 +325,13 @@ impl Runtime {
         let id = if self.without_cluster == State::Removed { 0 } else { settings.id };
         let (address, peer_address) = (self.setup.address.clone(), self.setup.peer_address.clone());
         let own = Joiner { id, address, peer_address, in_memory: !settings.persist };
-        let timeouts = (
-            Duration::from_millis(settings.join_timeout_ms),
-            Duration::from_millis(settings.connection_timeout_ms + settings.response_timeout_ms),
-        );
+        let request_ms = settings.connection_timeout_ms + settings.response_timeout_ms;
+        let patience = Patience {
+            whole: Duration::from_millis(settings.join_timeout_ms),
+            request: Duration::from_millis(request_ms),
+        };
         let work = move || {
-            let result = ask_for_invitation(&addresses, credentials, own, timeouts);
+            let result = ask(&addresses, credentials, &own, patience);
             // The receiver lives as long as the process; a node that is stopping needs no answer.
             let _ = sender.send(result);
             let _ = waker.wake();
@@ -451,56 +428,4 @@ pub fn read_back(log: &Log, snapshot: Option<&About>) -> Result<ReadBack, Fatal>
         entries.push(meta);
     }
     Ok((entries, members))
-}
-
-/// Asks one seed after the other until one invites, or `timeouts.0` is over.
-fn ask_for_invitation(
-    addresses: &[String],
-    credentials: Option<(String, String)>,
-    Joiner { id, address, peer_address, in_memory }: Joiner,
-    (patience, per_request): (Duration, Duration),
-) -> JoinResult {
-    let until = Instant::now() + patience;
-    let id = id.to_string();
-    let words: [&[u8]; 6] =
-        [b"RAFT.NODE", b"INVITE", id.as_bytes(), address.as_bytes(), peer_address.as_bytes(), b"MEMORY"];
-    let args = if in_memory { &words } else { &words[..5] };
-    loop {
-        let mut reason = "no address was given".to_string();
-        for seed in addresses {
-            let credentials = credentials.as_ref().map(|(user, password)| (user.as_str(), password.as_str()));
-            match request(seed, credentials, args, per_request) {
-                Ok(Reply::Error(error)) => {
-                    if !error.starts_with("CLUSTERDOWN") && !error.starts_with("LOADING") {
-                        return Err(format!("{seed} refused: {error}"));
-                    }
-                    reason = format!("{seed}: {error}");
-                }
-                Ok(reply) => {
-                    return invitation(reply).ok_or(format!("{seed} gave an answer that is no invitation"))
-                }
-                Err(error) => reason = error.to_string(),
-            }
-        }
-        if Instant::now() + JOIN_PAUSE >= until {
-            return Err(format!("gave up after {} ms; last: {reason}", patience.as_millis()));
-        }
-        std::thread::sleep(JOIN_PAUSE);
-    }
-}
-
-/// `[id, cluster id, secret, members]`.
-fn invitation(reply: Reply) -> Option<Invitation> {
-    let Reply::Array(fields) = reply else { return None };
-    match <[Reply; 4]>::try_from(fields).ok()? {
-        [Reply::Integer(id), Reply::Bulk(cluster_id), Reply::Bulk(secret), Reply::Bulk(members)] => {
-            Some(Invitation {
-                id: u64::try_from(id).ok().filter(|id| *id != 0)?,
-                cluster_id: String::from_utf8(cluster_id.to_vec()).ok()?,
-                secret: secret.to_vec().try_into().ok()?,
-                members: Members::decode(&members).ok()?,
-            })
-        }
-        _ => None,
-    }
 }

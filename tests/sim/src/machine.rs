@@ -277,8 +277,9 @@ impl Simulation {
             return;
         }
         crate::trace::set_machine(host);
-        // One machine: two that have moved find each other only by a leader that both of them reach.
-        let moves = machine.life > 0 && host == 0 && !machine.in_memory;
+        // A majority stays where it was known: by that those find each other that have moved.
+        let may_move = host < (self.plan.founders - 1).max(1).div_ceil(2) && !machine.in_memory;
+        let moves = machine.life > 0 && may_move;
         if moves && machine.random.chance(self.plan.moving_per_mille) {
             self.move_machine(host);
         }

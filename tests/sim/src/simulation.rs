@@ -31,8 +31,10 @@ const WAKE_US: u64 = 40;
 
 #[derive(Debug)]
 pub enum Event {
+    /// On a link to the node `to_id`: the handshake refuses any other that runs there.
     Frame {
         to: Host,
+        to_id: NodeId,
         from: NodeId,
         kind: u8,
         header: Vec<u8>,
@@ -60,6 +62,7 @@ pub enum Event {
     SnapshotJobDone {
         host: Host,
         life: u64,
+        node: NodeId,
     },
     /// The child that a server has forked has written its dump.
     ChildDone {
@@ -218,8 +221,8 @@ impl Simulation {
 
     fn dispatch(&mut self, event: Event) {
         match event {
-            Event::Frame { to, from, kind, header, payload } => {
-                let event = RaftEvent::Frame { from, kind, header, payload: payload.into() };
+            Event::Frame { to, to_id, from, kind, header, payload } => {
+                let event = RaftEvent::Frame { to: to_id, from, kind, header, payload: payload.into() };
                 let life = self.machines[to].life;
                 self.give_raft(to, life, event);
             }
@@ -239,7 +242,7 @@ impl Simulation {
             Event::RaftTurn { host, life } => self.raft_turn(host, life),
             Event::MainTurn { host, life } => self.main_turn(host, life),
             Event::DiskDone { host, life, batch } => self.disk_done(host, life, batch),
-            Event::SnapshotJobDone { host, life } => self.snapshot_job_done(host, life),
+            Event::SnapshotJobDone { host, life, node } => self.snapshot_job_done(host, life, node),
             Event::ChildDone { host, life, child } => self.child_done(host, life, child),
             Event::Start { host } => self.start(host),
             Event::ToServer { host, life, connection, requests } => {
@@ -428,18 +431,15 @@ impl Simulation {
         let Some(process) = &mut self.machines[host].process else { return };
         let Some(from) = process.node.as_ref().map(|node| node.id()) else { return };
         let peers = process.world.peers.clone();
-        for (to, frame) in std::mem::take(&mut process.world.sent) {
+        for (to_id, frame) in std::mem::take(&mut process.world.sent) {
             // Frames leave only on links that were dialled.
-            if !peers.iter().any(|(id, _)| *id == to) {
-                continue;
-            }
-            let address = &peers.iter().find(|(id, _)| *id == to).expect("dialled").1;
-            let Some(to) = self.found_at(to, address) else { continue };
+            let Some((_, address)) = peers.iter().find(|(id, _)| *id == to_id) else { continue };
+            let Some(to) = self.found_at(to_id, address) else { continue };
             for at_us in self.network.arrivals(host, to, now_us) {
                 let (mut kind, mut header) = (frame.kind, frame.header.clone());
                 let mut payload = frame.payloads.concat();
                 self.network.garble(&mut kind, &mut header, &mut payload);
-                self.queue.at(at_us, Event::Frame { to, from, kind, header, payload });
+                self.queue.at(at_us, Event::Frame { to, to_id, from, kind, header, payload });
             }
         }
     }
