@@ -13,12 +13,18 @@ const RETRY_US: u64 = 200_000;
 const PATIENCE_US: u64 = 1_500_000;
 
 impl Simulation {
+    /// Plans the next question of a machine without a node, in place of any that was planned before.
+    pub fn join_after(&mut self, delay_us: u64, host: Host, life: u64) {
+        self.machines[host].join_at_us = self.now_us() + delay_us;
+        self.queue.after(delay_us, Event::Join { host, life });
+    }
+
     /// A machine without a log asks somebody for an invitation, again and again.
     pub fn join(&mut self, host: Host, life: u64) {
         let now_us = self.now_us();
         let Some(process) = self.machines[host].process_of(life) else { return };
-        if process.node.is_some() {
-            return;
+        if process.node.is_some() || self.machines[host].join_at_us != now_us {
+            return; // a member by now, or it was planned anew
         }
         let seeds: Vec<Host> = (0..self.machines.len()).filter(|other| *other != host).collect();
         let to = self.leader().filter(|_| self.random.chance(500)).unwrap_or(*self.random.pick(&seeds));
@@ -27,7 +33,7 @@ impl Simulation {
                 self.queue.at(at_us, Event::Invite { to, joiner: host, life });
             }
         }
-        self.queue.after(PATIENCE_US, Event::Join { host, life });
+        self.join_after(PATIENCE_US, host, life);
     }
 
     /// `RAFT.NODE INVITE` reaches a server.
@@ -52,7 +58,7 @@ impl Simulation {
             return;
         }
         let Answer::Added { id, members, .. } = answer else {
-            return self.queue.after(RETRY_US, Event::Join { host: joiner, life });
+            return self.join_after(RETRY_US, joiner, life);
         };
         crate::trace::set_machine(joiner);
         coverage::mark("node joined");
@@ -67,7 +73,7 @@ impl Simulation {
             Err(error) => {
                 log::info!("cannot join: {}", Fatal::to_string(&error));
                 machine.wipe();
-                return self.queue.after(RETRY_US, Event::Join { host: joiner, life });
+                return self.join_after(RETRY_US, joiner, life);
             }
         };
         let local_us = machine.clock.local_us(now_us);

@@ -38,6 +38,8 @@ pub struct Machine {
     /// When the next turn of each thread is planned.
     pub raft_at_us: u64,
     pub main_at_us: u64,
+    /// When it asks for an invitation.
+    pub join_at_us: u64,
     pub paused_until_us: u64,
     pub stalled_until_us: u64,
     /// What each sync takes longer, for now.
@@ -106,6 +108,7 @@ impl Machine {
             settings: Arc::new(Settings { persist: !plan.in_memory.contains(&host), ..settings(plan, id) }),
             raft_at_us: u64::MAX,
             main_at_us: u64::MAX,
+            join_at_us: u64::MAX,
             paused_until_us: 0,
             stalled_until_us: 0,
             slow_sync_us: 0,
@@ -333,7 +336,7 @@ impl Simulation {
             self.announce(host);
         } else {
             let life = self.machines[host].life;
-            self.queue.after(10_000, Event::Join { host, life });
+            self.join_after(10_000, host, life);
         }
         self.start_snapshot_job(host);
         self.plan_turns(host);

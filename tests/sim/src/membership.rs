@@ -2,7 +2,7 @@
 
 use crate::coverage;
 use crate::network::Host;
-use crate::simulation::{Event, Simulation};
+use crate::simulation::Simulation;
 use redisraft::consensus::NodeId;
 use redisraft::node::bridge::{Answer, ToRaft};
 use std::path::Path;
@@ -65,7 +65,7 @@ impl Simulation {
         disk.move_directory(Path::new(crate::store::DIRECTORY), Path::new(&archive));
         machine.promise = Some(promise);
         let life = machine.life;
-        self.queue.after(REST_US, Event::Join { host, life });
+        self.join_after(REST_US, host, life);
     }
 
     /// A machine gets another address with its next process.
