@@ -103,7 +103,6 @@ pub const EXPECTED: &[&str] = &[
     "snapshot not kept",
     "snapshot offered and wanted",
     "some machines lost power",
-    "stale segment put back",
     "start failed by its disk",
     "started from a snapshot",
     "started with holes",
@@ -120,11 +119,11 @@ pub const EXPECTED: &[&str] = &[
 /// What is too rare to be expected of a few hundred seeds.
 pub const RARE: &[&str] = &[
     "crashed while a part was written",
-    "damage found by scrubbing",
     "hand over given up after sealing",
     "removal of unknown outcome",
     "interrupted installation finished",
     "part of a snapshot refused",
+    "stale segment put back",
 ];
 
 /// What should not be: a history that was too hard to judge.

@@ -233,13 +233,10 @@ impl Store {
         }
         self.disk.set_now(now_us);
         (self.promising, self.promising_write) = (self.now(), self.submitted);
-        let before = self.scrubs.then(|| (self.log.stats().scrubbed_bytes, self.log.damaged()));
+        let scrubbed_bytes = self.scrubs.then(|| self.log.stats().scrubbed_bytes);
         self.busy = self.writer.run_once();
-        if before.is_some_and(|(scrubbed_bytes, _)| self.log.stats().scrubbed_bytes > scrubbed_bytes) {
+        if scrubbed_bytes.is_some_and(|before| self.log.stats().scrubbed_bytes > before) {
             coverage::mark("log scrubbed");
-            if before.is_some_and(|(_, damaged)| self.log.damaged() > damaged) {
-                coverage::mark("damage found by scrubbing");
-            }
         }
         self.batch += u64::from(self.busy);
         self.busy
