@@ -2,6 +2,7 @@
 # Fuzzes what reads the network and the disk: scripts/fuzz.sh [--seconds N] [target ..]; all targets, 60 s each, if none
 # is named. What is new goes to target/fuzz/corpus, what fails to target/fuzz/artifacts; `fuzz.sh target file` runs a file.
 # scripts/fuzz.sh --smoke: replays the kept corpus and goes on for a fixed number of inputs, the same each time.
+# scripts/fuzz.sh --lint: lints the targets and runs nothing.
 # Works with stable Rust; with nightly, `cargo fuzz run <target>` does the same with the address sanitizer.
 set -euo pipefail
 NEEDS_CXX=1
@@ -9,12 +10,14 @@ NEEDS_CXX=1
 
 seconds=60
 smoke=
+lint=
 targets=()
 files=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --seconds) seconds="$2"; shift ;;
         --smoke) smoke=1 ;;
+        --lint) lint=1 ;;
         *) if [ -f "fuzz/fuzz_targets/$1.rs" ]; then targets+=("$1")
            elif [ -f "$1" ]; then files+=("$1")
            else echo "$1 is neither a target ($(ls fuzz/fuzz_targets | sed 's/\.rs$//' | xargs)) nor a file" >&2; exit 2; fi ;;
@@ -32,9 +35,13 @@ for argument in -sanitizer-coverage-level=4 -sanitizer-coverage-inline-8bit-coun
     -sanitizer-coverage-pc-table -sanitizer-coverage-trace-compares; do
     flags+=("-Cllvm-args=$argument")
 done
-# --target: the flags are for the targets, not for build scripts.
-RUSTFLAGS="${flags[*]}" cargo build --release --manifest-path fuzz/Cargo.toml --target "$host" \
-    --target-dir target/fuzz --bins
+export RUSTFLAGS="${flags[*]}"
+# --target: the flags are for the targets, not for build scripts. Lints share them, so that libFuzzer is built once.
+build=(--release --manifest-path fuzz/Cargo.toml --target "$host" --target-dir target/fuzz)
+if [ -n "$lint" ]; then
+    exec cargo clippy "${build[@]}" --all-targets -- -D warnings
+fi
+cargo build "${build[@]}" --bins
 
 # Inputs of a smoke run: some seconds' worth.
 runs() {

@@ -26,11 +26,12 @@ check "format" cargo fmt --all --check
 check "format of the fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
 check "lints without Redis" cargo clippy --workspace --all-targets --no-default-features -- -D warnings
 check "lints" cargo clippy --workspace --all-targets -- -D warnings
+check "lints of the fuzz targets" scripts/fuzz.sh --lint
 check "tests without Redis" cargo test --workspace --no-default-features --no-fail-fast
 check "tests with real servers" cargo test --workspace --no-fail-fast
 # With the whole workspace, as above, so that nothing is built anew.
 check "chaos" cargo test --workspace --test chaos -- --ignored --nocapture
-check "simulation" cargo run --release -p redisraft-sim --bin sim -- --seeds 0..250 \
+check "simulation" cargo run --release -p redisraft-sim --bin sim -- --seeds 0..200 --fresh 50 \
     --kept tests/sim/seeds.txt
 check "fuzzing" scripts/fuzz.sh --smoke
 

@@ -9,7 +9,7 @@ use redisraft::log::meta::{self, Meta, META_BYTES};
 use redisraft::log::record::*;
 use redisraft::log::scan::{Behind, Scanner, Step};
 use redisraft::log::segment::*;
-use redisraft::log::{HardState, Sequence};
+use redisraft::log::{HardState, LogError, Sequence};
 
 const PLACE: Place = Place { salt: 1, offset: 0 };
 
@@ -179,6 +179,27 @@ proptest! {
         }
         bytes[(damaged + 2) % 4 * BLOCK_BYTES + at] ^= 1;
         prop_assert!(meta::choose(path, &bytes).is_err());
+    }
+}
+
+/// A write of META that went to another block than its own: what stood there is lost, as if it were damaged.
+#[test]
+fn a_copy_of_meta_in_a_block_of_the_other_parity_does_not_count() {
+    let generations = [8, 7].map(|generation| Meta { generation, ..block_meta() }.encode());
+    let blocks = |which: [usize; 4]| -> [u8; META_BYTES] {
+        which.map(|number| generations[number]).concat().try_into().expect("four blocks")
+    };
+    let path = std::path::Path::new("META");
+    let right = meta::choose(path, &blocks([0, 1, 0, 1])).expect("as it is written");
+    assert_eq!((right.meta.generation, right.damaged_copies), (8, 0));
+    for astray in 0..4 {
+        let mut which = [0, 1, 0, 1];
+        which[astray] ^= 1;
+        let read = meta::choose(path, &blocks(which)).expect("the other copy serves");
+        assert_eq!((read.meta.generation, read.damaged_copies), (8, 1), "block {astray}");
+        which[astray ^ 2] ^= 1;
+        let error = meta::choose(path, &blocks(which)).err().expect("both copies are gone");
+        assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
     }
 }
 

@@ -136,50 +136,155 @@ fn lost_sectors_and_pages_are_filled_or_refused() {
     assert!(count(4096, "rebuilt") >= 3, "each header: {outcomes:?}");
 }
 
-#[test]
-fn without_an_index_file_the_neighbours_say_what_is_missing() {
-    let directory = fast_directory();
-    let mut harness = Harness::create(directory.path());
+/// A log of one segment that lost its index file, and what stood in it from the first byte of entry 1 on.
+struct WithoutIndex {
+    directory: tempfile::TempDir,
+    all: Entries,
+}
+
+/// Where the first record behind the mark stands.
+const FIRST_RECORD: usize = 4096 + 40;
+/// A record with a payload of 53 bytes.
+const RECORD_BYTES: usize = 88;
+
+impl WithoutIndex {
+    fn of(write: impl FnOnce(&mut Harness)) -> WithoutIndex {
+        let directory = fast_directory();
+        let mut harness = Harness::create(directory.path());
+        write(&mut harness);
+        let all = contents(&harness.log);
+        drop(harness);
+        std::fs::remove_file(directory.path().join("0000000001.idx")).expect("remove");
+        WithoutIndex { directory, all }
+    }
+
+    /// Damages what stands at `offset` behind the mark.
+    fn damage(&self, offset: usize, damage: impl FnOnce(&mut [u8])) {
+        let segment = self.directory.path().join("0000000001.log");
+        let mut bytes = std::fs::read(&segment).expect("read");
+        damage(&mut bytes[FIRST_RECORD + offset..]);
+        std::fs::write(&segment, bytes).expect("write");
+    }
+
+    fn open(&self) -> Result<Harness, LogError> {
+        Harness::open(self.directory.path())
+    }
+
+    /// It is refused because nothing certain is known of entry 2, and not changed.
+    fn is_refused(&self, offset: usize) {
+        let before = snapshot(self.directory.path());
+        let error = self.open().err().expect("refused");
+        let offset = (FIRST_RECORD + offset) as u64;
+        let named = matches!(&error, LogError::Corrupt { index: Some(2), offset: at, .. } if *at == offset);
+        assert!(named && error.to_string().contains("raftlog-tool verify"), "{error}");
+        assert_eq!(snapshot(self.directory.path()), before);
+    }
+}
+
+/// The flag of entry 3 says that entry 2 was durable.
+fn two_then_one(harness: &mut Harness) {
     harness.append(1, 2, 53).expect("append");
-    harness.append(1, 3, 53).expect("append");
-    let all = contents(&harness.log);
-    drop(harness);
-    let segment = directory.path().join("0000000001.log");
-    let mut bytes = std::fs::read(&segment).expect("read");
-    // The whole record of entry 2, behind mark and entry 1. The flag of entry 3 says that it was durable.
-    let offset = 4096 + 40 + 88;
-    bytes[offset..offset + 88].fill(0);
-    std::fs::write(&segment, bytes).expect("write");
-    std::fs::remove_file(segment.with_extension("idx")).expect("remove");
-    let mut harness = Harness::open(directory.path()).expect("open");
-    let holes = harness.log.holes();
-    assert_eq!(
-        holes.iter().map(|hole| (hole.index, hole.term, hole.payload_bytes)).collect::<Vec<_>>(),
-        [(2, 1, 56)]
-    );
-    fill_all(&mut harness, &all);
-    assert_eq!(contents(&harness.log), all);
+    harness.append(1, 1, 53).expect("append");
+}
+
+/// Nothing but its own header says what it was, and that may be damaged too where the gap does not tell: the right entry must
+/// fit all the same.
+#[test]
+fn without_an_index_file_what_is_left_of_its_header_says_what_is_missing() {
+    for length in [53u32, 49, 56] {
+        let log = WithoutIndex::of(two_then_one);
+        log.damage(RECORD_BYTES, |bytes| {
+            bytes[4..8].copy_from_slice(&length.to_le_bytes());
+            bytes[40] ^= 1;
+        });
+        let mut harness = log.open().expect("open");
+        let holes = harness.log.holes();
+        assert_eq!(
+            holes.iter().map(|hole| (hole.index, hole.term, hole.payload_bytes)).collect::<Vec<_>>(),
+            [(2, 1, 56)]
+        );
+        fill_all(&mut harness, &log.all);
+        assert_eq!(contents(&harness.log), log.all);
+    }
+}
+
+/// Without its header too, what is around the gap shows that an entry is missing, but not that nothing stood beside it.
+#[test]
+fn an_entry_that_is_lost_whole_with_the_index_file_is_not_guessed() {
+    let log = WithoutIndex::of(two_then_one);
+    log.damage(RECORD_BYTES, |bytes| bytes[..RECORD_BYTES].fill(0));
+    log.is_refused(RECORD_BYTES);
+}
+
+/// Its kind and its term stand in the header alone: another kind, or a term when there is more than one that fits, would
+/// make a hole that no peer's entry fits.
+#[test]
+fn what_a_header_says_without_a_witness_is_not_believed() {
+    // Another kind.
+    let log = WithoutIndex::of(two_then_one);
+    log.damage(RECORD_BYTES, |bytes| (bytes[24], bytes[40]) = (3, 0));
+    log.is_refused(RECORD_BYTES);
+    // Another term, between entries of terms 1 and 5, without a mark.
+    let log = WithoutIndex::of(|harness| {
+        let entry = |index, term| Entry::new(index, term, Kind::Normal, payload(index, term, 53));
+        let entries = vec![entry(1, 1), entry(2, 4), entry(3, 5)];
+        harness.write(WriteRequest { entries, ..Default::default() }).expect("append");
+        harness.append(5, 1, 53).expect("append");
+    });
+    log.damage(RECORD_BYTES, |bytes| (bytes[16], bytes[40]) = (5, 0));
+    log.is_refused(RECORD_BYTES);
+    // Another term than the next entry's, behind a truncation: no entry before says one.
+    let log = WithoutIndex::of(|harness| {
+        harness.append(1, 2, 53).expect("append");
+        let entry = |index| Entry::new(index, 5, Kind::Normal, payload(index, 5, 53));
+        let (truncate_from, entries) = (Some(2), vec![entry(2), entry(3)]);
+        harness.write(WriteRequest { truncate_from, entries, ..Default::default() }).expect("append");
+        harness.append(5, 1, 53).expect("append");
+    });
+    let offset = 2 * RECORD_BYTES + 32;
+    log.damage(offset, |bytes| (bytes[16], bytes[40]) = (4, 0));
+    log.is_refused(offset);
 }
 
 /// A membership is followed by its copy. When nothing is left of both and of the index file, the gap could as well have been
 /// one entry of twice the length, which no peer has (found by fuzzing).
 #[test]
 fn a_membership_that_is_lost_with_its_copy_and_the_index_file_is_not_taken_for_another_entry() {
+    let log = WithoutIndex::of(|harness| {
+        harness.append(1, 1, 53).expect("append");
+        let membership = Entry::new(2, 1, Kind::Membership, payload(2, 1, 53));
+        harness.write(WriteRequest { entries: vec![membership], ..Default::default() }).expect("append");
+        harness.append(1, 2, 53).expect("append");
+    });
+    // Nor if the header says so, as the crc in it is not the last one of the gap.
+    log.damage(RECORD_BYTES, |bytes| {
+        bytes[4..8].copy_from_slice(&(2 * RECORD_BYTES as u32 - 32).to_le_bytes());
+        bytes[24] = 1;
+        bytes[32..2 * RECORD_BYTES].fill(0);
+    });
+    log.is_refused(RECORD_BYTES);
+    log.damage(RECORD_BYTES, |bytes| bytes[..2 * RECORD_BYTES].fill(0));
+    log.is_refused(RECORD_BYTES);
+}
+
+/// The copy of a membership that is itself a hole, and the entry behind, leave a gap in which one entry is missing; it
+/// is not of the length of the gap (found by fuzzing).
+#[test]
+fn the_copy_of_a_lost_membership_is_not_taken_for_a_part_of_the_next_entry() {
     let directory = fast_directory();
     let mut harness = Harness::create(directory.path());
-    harness.append(1, 1, 53).expect("append");
-    let membership = Entry::new(2, 1, Kind::Membership, payload(2, 1, 53));
+    let membership = Entry::new(1, 1, Kind::Membership, payload(1, 1, 53));
     harness.write(WriteRequest { entries: vec![membership], ..Default::default() }).expect("append");
-    harness.append(1, 2, 53).expect("append");
+    let index = directory.path().join("0000000001.idx");
+    let names_membership = std::fs::read(&index).expect("read");
+    harness.append(1, 1, 45).expect("append");
+    harness.append(1, 1, 53).expect("append");
     drop(harness);
-    let segment = directory.path().join("0000000001.log");
-    let mut bytes = std::fs::read(&segment).expect("read");
-    let offset = 4096 + 40 + 88;
-    bytes[offset..offset + 2 * 88].fill(0);
-    std::fs::write(&segment, bytes).expect("write");
-    std::fs::remove_file(segment.with_extension("idx")).expect("remove");
-    let error = Harness::open(directory.path()).err().expect("refused");
-    assert!(matches!(&error, LogError::Corrupt { index: Some(2), .. }), "{error}");
+    // Of the index file there is left what names the membership; of it, its copy and entry 2, nothing.
+    std::fs::write(&index, names_membership).expect("write");
+    let log = WithoutIndex { directory, all: Vec::new() };
+    log.damage(0, |bytes| bytes[..2 * RECORD_BYTES + 80].fill(0));
+    log.is_refused(RECORD_BYTES);
 }
 
 #[test]
@@ -232,6 +337,26 @@ fn flip(path: &Path, offset: u64) {
 /// Mark, then entries of 300 bytes.
 fn offset_of(entry: u64) -> u64 {
     4096 + 40 + (entry - 1) * 336
+}
+
+/// The index file does not name copies; what is behind a damaged one is found all the same.
+#[test]
+fn a_damaged_copy_does_not_hide_the_entry_behind_it() {
+    let directory = fast_directory();
+    let mut harness = Harness::create(directory.path());
+    let membership = Entry::new(1, 1, Kind::Membership, payload(1, 1, 53));
+    harness.write(WriteRequest { entries: vec![membership], ..Default::default() }).expect("append");
+    harness.append(1, 2, 53).expect("append");
+    let all = contents(&harness.log);
+    drop(harness);
+    let harness = Harness::open(directory.path()).expect("open");
+    let segment = directory.path().join("0000000001.log");
+    let record = |number: usize| (FIRST_RECORD + number * RECORD_BYTES) as u64;
+    // The payload of the copy, the header of the entry.
+    flip(&segment, record(1) + 40);
+    flip(&segment, record(2) + 16);
+    assert_eq!(contents(&harness.log), all);
+    assert_eq!(harness.log.read(2).expect("known by the index file"), entry(2, 1, 53));
 }
 
 #[test]

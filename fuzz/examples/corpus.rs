@@ -4,9 +4,12 @@ use redisraft_fuzz::*;
 use std::fs;
 use std::path::Path;
 
+/// Name, its seeds, and what checks an input.
+type Target = (&'static str, fn() -> Seeds, fn(&[u8]));
+
 fn main() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let targets: [(&str, fn() -> Seeds, fn(&[u8])); 14] = [
+    let targets: [Target; 14] = [
         ("capture", capture::seeds, capture::check),
         ("command", command::seeds, command::check),
         ("effects", effects::seeds, effects::check),

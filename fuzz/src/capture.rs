@@ -65,7 +65,7 @@ fn stream(step: u8, bytes: &[u8]) {
             assert_eq!((got.len(), got_marks.len()), (all.len(), marks.len()));
         }
         // All effects of a batch are before its mark; a snapshot is of exactly what is before it.
-        for number in 0..got_marks.len() {
+        for (number, mark) in got_marks.iter().enumerate() {
             let before = |said: &[Said]| {
                 let end =
                     said.iter().enumerate().filter(|(_, said)| others(said)).nth(number).expect("a mark").0;
@@ -73,7 +73,7 @@ fn stream(step: u8, bytes: &[u8]) {
             };
             let (in_stream, in_pieces) = (before(&expected), before(&said));
             assert!(in_pieces >= in_stream, "mark {number} comes before effects of its batch");
-            assert!(in_pieces == in_stream || matches!(got_marks[number], Said::Mark(_)));
+            assert!(in_pieces == in_stream || matches!(mark, Said::Mark(_)));
         }
     }
 }

@@ -8,12 +8,12 @@ use redisraft::resp::encode_command;
 /// The tool is a program, not a library: its reader is built here again.
 #[path = "../../raftlog-tool/src/effects.rs"]
 #[allow(dead_code)]
-mod effects;
+mod commands;
 #[path = "../../raftlog-tool/src/glob.rs"]
 #[allow(dead_code)]
 mod glob;
 
-use effects::{Effect, Walk};
+use commands::{Effect, Walk};
 
 /// Payload; with a form of 1 a pattern of a length, the pattern, and what is matched.
 pub fn check(data: &[u8]) {

@@ -499,6 +499,14 @@ impl Raft {
         }
     }
 
+    /// How long the leader was not heard, in microseconds. `None`: none is known, or this node leads itself.
+    pub fn leader_silence_us(&self, now_us: u64) -> Option<u64> {
+        match &self.state {
+            State::Follower(follower) => follower.leader.map(|_| now_us.saturating_sub(follower.heard_us)),
+            State::Leader(_) | State::PreCandidate(_) | State::Candidate(_) => None,
+        }
+    }
+
     pub fn commit(&self) -> Index {
         self.core.commit
     }

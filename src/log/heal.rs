@@ -4,7 +4,8 @@
 //!
 //! * by the index file: type, index, term, length and crc;
 //! * by its neighbours: the record before says which index and term come next, and the next record of this life, found by
-//!   trying every multiple of 8, says which crc the missing one had, and ends the gap.
+//!   trying every multiple of 8, says which crc the missing one had, and ends the gap. They confirm what is left of the
+//!   record; nothing is made of them alone.
 //!
 //! Whatever is put in its place has that crc, or is not accepted. What is not certain is not guessed: the log is
 //! refused then.
@@ -394,7 +395,12 @@ impl Chain {
         lowest..=highest
     }
 
-    /// An entry whose payload is gone, known by what is left of its header, or by its neighbours alone.
+    /// An entry whose payload is gone, known by its own header. No payload can confirm that header, so the neighbours must
+    /// confirm each field of it; of the length, the gap tells no more than up to padding.
+    ///
+    /// Neighbours alone are not enough, even where they show that one entry is missing: a copy of the membership before,
+    /// or a truncation of entries of the same batch, may have stood in the gap beside it. A hole of such a length would
+    /// fit no peer's entry, ever.
     fn lost_between(
         &self,
         window: &mut Window,
@@ -404,32 +410,31 @@ impl Chain {
         let (Some(next), Proof::PrevCrc(crc)) = (gap.next, &gap.proof) else { return Ok(None) };
         let Some(bytes) = window.get_array::<HEADER_BYTES>(self.scanner.offset())? else { return Ok(None) };
         let header = RecordHeader::decode(bytes);
-        let terms = self.terms(gap);
         let Some(index) = self.last.0.checked_add(1) else { return Ok(None) };
-        let record_type = RecordType::from_u8(header.record_type);
-        let readable = header.crc == *crc
+        let Some(term) = self.term_before(&next) else { return Ok(None) };
+        // A record without payload would have been rebuilt; behind a membership stands its copy, and no term is certain.
+        let certain = header.record_type == RecordType::Normal as u8
+            && gap.bytes > HEADER_BYTES as u64
+            && header.crc == *crc
             && header.prev_crc == self.scanner.prev_crc()
             && record_bytes(header.length) == gap.bytes
-            && header.index == index
-            && terms.contains(&header.term);
-        if let Some(record_type) = record_type.filter(|_| readable) {
-            let position = (record_type, index, header.term);
-            return Ok(self.lost(window, position, (gap.bytes, Some(header.length)), *crc, evidence));
-        }
-        // Exactly one entry, and nothing else: its term must be the only possible one, no mark beside it, and not the
-        // length that a membership and its copy have together.
-        let one_of_pair = record_bytes(1);
-        let may_be_pair = gap.bytes >= 2 * one_of_pair && gap.bytes % (2 * 8) == 0;
-        let alone = next.record_type.entry_kind().is_some()
-            && !may_be_pair
-            && Some(next.header.index) == index.checked_add(1)
-            && self.last.1 == Some(next.header.term)
-            && self.generation == evidence.meta_generation
-            && gap.bytes > HEADER_BYTES as u64
-            && self.membership.is_none();
-        let position = (RecordType::Normal, index, next.header.term);
-        let piece = alone.then(|| self.lost(window, position, (gap.bytes, None), *crc, evidence));
+            && (header.index, header.term) == (index, term);
+        let position = (RecordType::Normal, index, term);
+        let piece = certain.then(|| self.lost(window, position, (gap.bytes, None), *crc, evidence));
         Ok(piece.flatten())
+    }
+
+    /// The term of an entry that is missing right before `next`, as far as the neighbours agree on one.
+    fn term_before(&self, next: &Found) -> Option<u64> {
+        match next.record_type {
+            // These carry the term of the entry before them.
+            RecordType::Mark | RecordType::Seal => Some(next.header.term),
+            // Terms never fall. Behind a truncation there is no term before, and the next entry is the one witness.
+            RecordType::Normal | RecordType::NoOp | RecordType::Membership => {
+                Some(next.header.term).filter(|term| self.last.1.is_none_or(|last| last == *term))
+            }
+            RecordType::Truncate | RecordType::Copy => None,
+        }
     }
 
     /// Whether a record with this crc at the end of the gap fits what comes behind.
@@ -464,7 +469,11 @@ pub fn examine(
     meta_generation: u64,
     (expected, found): (&str, &str),
 ) -> Result<Examined, LogError> {
-    let before = index_file::entries(index, salt).take_while(|named| named.end() <= offset).last();
+    // Not from a membership on: its copy comes next, which can only be rebuilt by who has read the membership.
+    let before = index_file::entries(index, salt)
+        .take_while(|named| named.end() <= offset)
+        .filter(|named| named.record_type != RecordType::Membership)
+        .last();
     let mut chain = match before {
         Some(named) => {
             let entry = named.record_type.entry_kind().map(|_| (named.index, Some(named.term)));

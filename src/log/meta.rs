@@ -116,12 +116,18 @@ pub struct MetaRead {
     pub damaged_copies: usize,
 }
 
-/// Chooses the newest valid copy; refuses when both copies of a generation are damaged.
+/// Whether `write` puts `meta` in this block.
+fn belongs_in(block: usize, meta: &Meta) -> bool {
+    meta.generation % 2 == block as u64 % 2
+}
+
+/// Chooses the newest valid copy, which counts only in a block of its generation's parity; refuses when both copies of a generation are damaged.
 pub fn choose(path: &Path, bytes: &[u8; META_BYTES]) -> Result<MetaRead, LogError> {
     let mut copies = Vec::with_capacity(COPIES);
     for (block, bytes) in bytes.chunks_exact(BLOCK_BYTES).enumerate() {
         match Meta::decode(bytes.try_into().expect("one block")) {
-            CopyState::Valid(meta) => copies.push(Some(*meta)),
+            // A copy of the other parity is a write that went astray: what belongs here is lost.
+            CopyState::Valid(meta) => copies.push(Some(*meta).filter(|meta| belongs_in(block, meta))),
             CopyState::Invalid => copies.push(None),
             CopyState::Newer { version } => {
                 return Err(LogError::NewerFormat {

@@ -22,6 +22,7 @@ pub const HERE: u8 = 48;
 pub const LEAVE: u8 = 49;
 pub const DENIED: u8 = 50;
 pub const FAREWELL: u8 = 51;
+pub const THERE: u8 = 52;
 
 /// Snapshots (`transfer`).
 pub const OFFER: u8 = 64;

@@ -54,6 +54,7 @@ pub mod status;
 mod tests;
 pub mod transfer;
 mod watchdog;
+mod whereabouts;
 pub mod wire;
 
 use crate::consensus::{
@@ -83,6 +84,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use watchdog::Watchdog;
+use whereabouts::Whereabouts;
 
 /// Everything outside the node that it acts upon.
 pub trait World {
@@ -223,6 +225,7 @@ pub struct Node {
     follower_reads: FollowerReads,
     changes: Changes,
     callers: Callers,
+    whereabouts: Whereabouts,
     /// Members that a joiner was told of, and that its log does not know yet, with their addresses for peers.
     told: BTreeMap<NodeId, String>,
     partings: Partings,
@@ -259,6 +262,7 @@ impl Node {
             distrusted: (!start.trusted).then_some(start.seed),
         };
         let core = core_settings(start.id, &start.settings, start.seed);
+        let whereabouts = Whereabouts::new(world.now_us(), &start.settings);
         let mut node = Node {
             id: start.id,
             cluster_id: start.cluster_id,
@@ -276,6 +280,7 @@ impl Node {
             follower_reads: FollowerReads::new(start.seed),
             changes: Changes::default(),
             callers: Callers::default(),
+            whereabouts,
             told: BTreeMap::new(),
             partings: Partings::default(),
             leaving: None,
@@ -372,11 +377,10 @@ impl Node {
 
     pub fn on_peer_up<W: World>(&mut self, world: &mut W, peer: NodeId) -> Result<(), Fatal> {
         if self.was_removed(peer) {
-            world.send(peer, notices::encode(&Notice::Farewell));
+            world.send(peer, notices::encode(&Notice::Farewell { id: peer }));
             return Ok(());
         }
-        let (address, peer_address) = (self.address.clone(), self.peer_address.clone());
-        world.send(peer, notices::encode(&Notice::Here { peer_address, address }));
+        self.say_where(world, peer);
         self.healing_peer_up();
         self.reports.touch();
         self.step(world, Input::PeerReachable { peer }, &[])
@@ -418,6 +422,7 @@ impl Node {
         self.pump_changes(world)?;
         self.pump_leaving(world);
         self.pump_partings(world);
+        self.pump_whereabouts(world);
         self.pump_load(world);
         self.pump_feed(world)?;
         self.pump_follower_reads(world)?;
@@ -444,6 +449,7 @@ impl Node {
             .min(watched_us)
             .min(snapshot_us)
             .min(parting_us)
+            .min(self.whereabouts.deadline_us())
     }
 
     /// One step of the core. `entries`: payloads of the message or proposal being stepped.

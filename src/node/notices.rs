@@ -2,8 +2,9 @@
 //! they have been taken out. All of it is only ever a hint or a request; the log alone decides who is a member.
 
 use super::address::HostPort;
-use super::kinds::{DENIED, FAREWELL, HERE, LEAVE};
+use super::kinds::{DENIED, FAREWELL, HERE, LEAVE, THERE};
 use super::wire::{Encoded, WireError};
+use crate::consensus::NodeId;
 use bytes::Bytes;
 
 /// Longest reason that is sent, in bytes.
@@ -13,24 +14,27 @@ const MAX_REASON_BYTES: usize = 1024;
 pub enum Notice {
     /// "Peers find me at this address, clients at that one." Said to each peer when a link to it is up.
     Here { peer_address: String, address: String },
+    /// To the leader: "node `id`, a member, has told me that it is at another place than the log says".
+    There { id: NodeId, peer_address: String, address: String },
     /// To the leader: "take me out of the membership".
     Leave,
     /// Answer to `Leave`: it is not done.
     Denied { reason: String },
-    /// "A committed membership has taken you out."
-    Farewell,
+    /// "A committed membership has taken node `id` out", to that node.
+    Farewell { id: NodeId },
 }
 
 /// Whether a frame of this kind is one of these.
 pub fn is_kind(kind: u8) -> bool {
-    matches!(kind, HERE | LEAVE | FAREWELL | DENIED)
+    matches!(kind, HERE | LEAVE | FAREWELL | DENIED | THERE)
 }
 
 pub fn encode(notice: &Notice) -> Encoded {
     let (kind, header) = match notice {
         Notice::Here { peer_address, address } => (HERE, format!("{peer_address} {address}")),
+        Notice::There { id, peer_address, address } => (THERE, format!("{id} {peer_address} {address}")),
         Notice::Leave => (LEAVE, String::new()),
-        Notice::Farewell => (FAREWELL, String::new()),
+        Notice::Farewell { id } => (FAREWELL, id.to_string()),
         Notice::Denied { reason } => {
             let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
             (DENIED, reason[..end.unwrap_or(0)].to_string())
@@ -47,24 +51,35 @@ pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<Notice, WireEr
         return Err(error);
     };
     match kind {
-        HERE => match text.split_once(' ') {
-            Some((peer_address, address)) if is_address(peer_address) && is_address(address) => {
-                Ok(Notice::Here { peer_address: peer_address.to_string(), address: address.to_string() })
-            }
-            _ => Err(error),
-        },
+        HERE => {
+            let (peer_address, address) = place(text).ok_or(error)?;
+            Ok(Notice::Here { peer_address, address })
+        }
+        THERE => {
+            let named = text.split_once(' ').and_then(|(id, rest)| Some((node_id(id)?, place(rest)?)));
+            let (id, (peer_address, address)) = named.ok_or(error)?;
+            Ok(Notice::There { id, peer_address, address })
+        }
         LEAVE if text.is_empty() => Ok(Notice::Leave),
-        FAREWELL if text.is_empty() => Ok(Notice::Farewell),
+        FAREWELL => node_id(text).map(|id| Notice::Farewell { id }).ok_or(error),
         DENIED if text.len() <= MAX_REASON_BYTES && !text.contains(char::is_control) => {
             Ok(Notice::Denied { reason: text.to_string() })
         }
-        LEAVE | FAREWELL | DENIED => Err(error),
+        LEAVE | DENIED => Err(error),
         kind => Err(WireError::UnknownKind { kind }),
     }
 }
 
-fn is_address(text: &str) -> bool {
-    HostPort::parse(text).is_ok()
+/// The address for peers, and the one for clients.
+fn place(text: &str) -> Option<(String, String)> {
+    let (peer_address, address) = text.split_once(' ')?;
+    let both = HostPort::parse(peer_address).is_ok() && HostPort::parse(address).is_ok();
+    both.then(|| (peer_address.to_string(), address.to_string()))
+}
+
+/// One spelling: no sign, no leading zeros.
+fn node_id(text: &str) -> Option<NodeId> {
+    text.parse().ok().filter(|id: &NodeId| text == id.to_string())
 }
 
 #[cfg(test)]
@@ -78,7 +93,14 @@ mod tests {
     #[test]
     fn every_notice_comes_back_as_it_was() {
         let denied = Notice::Denied { reason: "node 7 is the last voter – no".into() };
-        for notice in [here("[::1]:15000", "host.example:5000"), Notice::Leave, Notice::Farewell, denied] {
+        let there = Notice::There { id: 3, peer_address: "host:1".into(), address: "host:2".into() };
+        for notice in [
+            here("[::1]:15000", "host.example:5000"),
+            there,
+            Notice::Leave,
+            Notice::Farewell { id: 7 },
+            denied,
+        ] {
             let frame = encode(&notice);
             assert!(is_kind(frame.kind));
             assert_eq!(decode(frame.kind, &frame.header, &Bytes::new()), Ok(notice));
@@ -93,8 +115,16 @@ mod tests {
             (HERE, b"nowhere host:1"),
             (HERE, b"host:1 host:2 host:3"),
             (HERE, b"\xff:1 host:2"),
+            (THERE, b"host:1 host:2"),
+            (THERE, b"3 host:1"),
+            (THERE, b"-3 host:1 host:2"),
+            (THERE, b"3 host:1 host:2 host:3"),
             (LEAVE, b"x"),
             (FAREWELL, b"x"),
+            (FAREWELL, b""),
+            (FAREWELL, b"+7"),
+            (FAREWELL, b"07"),
+            (FAREWELL, b"99999999999999999999"),
             (DENIED, b"two\r\nlines"),
             (DENIED, &[b'x'; MAX_REASON_BYTES + 1]),
             (99, b""),

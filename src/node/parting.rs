@@ -95,7 +95,7 @@ impl Node {
         if others.len() < MAX_PARTINGS || others.contains_key(&id) {
             others.insert(id, Parting { peer_address, until_us: world.now_us() + PARTING_US });
         }
-        world.send(id, encode(&Notice::Farewell));
+        world.send(id, encode(&Notice::Farewell { id }));
     }
 
     pub(super) fn pump_partings<W: World>(&mut self, world: &mut W) {
@@ -115,17 +115,24 @@ impl Node {
                 self.part(world, from, peer_address);
                 self.dial(world);
             }
-            _ => world.send(from, encode(&Notice::Farewell)),
+            _ => world.send(from, encode(&Notice::Farewell { id: from })),
         }
         self.reports.touch();
     }
 
     pub(super) fn on_notice<W: World>(&mut self, world: &mut W, from: NodeId, notice: Notice) {
         match notice {
-            Notice::Here { peer_address, address } => self.on_call(world, from, peer_address, address),
+            Notice::Here { peer_address, address } => {
+                self.on_whereabouts(world, from, from, peer_address, address)
+            }
+            Notice::There { id, peer_address, address } => {
+                self.on_hearsay(world, from, id, peer_address, address)
+            }
             Notice::Leave => self.on_leave(world, from),
             Notice::Denied { reason } => self.leaving_failed(world, &reason),
-            Notice::Farewell => {
+            // Whoever runs at the place of a removed node is not meant.
+            Notice::Farewell { id } if id != self.id => {}
+            Notice::Farewell { .. } => {
                 if !self.partings.own {
                     log::warn!("node {from} says that this node is no member any more");
                 }
@@ -134,23 +141,16 @@ impl Node {
         }
     }
 
-    /// `from` says where it is.
-    fn on_call<W: World>(&mut self, world: &mut W, from: NodeId, peer_address: String, address: String) {
-        let known = self.members_at(self.committed).0.get(&from).cloned();
-        if self.callers.heard(from, peer_address.clone(), address, known.as_ref()) {
-            match known {
-                Some(_) => log::info!("node {from} has moved to {peer_address}"),
-                None => log::info!("node {from} at {peer_address} is not in the log yet"),
-            }
-            self.dial(world);
-        }
-    }
-
     /// Dials whoever is a member, was one by the last decided membership, says that it is one, or must be told that it is
     /// none. The first entries that a joiner is sent hold old memberships, without those who came since, perhaps the
     /// leader: without a link to it the joiner could not answer, and would be sent no more. So whom it was told of is
     /// dialled until the log knows it.
     pub(super) fn dial<W: World>(&self, world: &mut W) {
+        world.set_peers(&self.addresses().into_iter().collect::<Vec<_>>());
+    }
+
+    /// Where each of them is dialled.
+    pub(super) fn addresses(&self) -> BTreeMap<NodeId, String> {
         let mut peers = self.told.clone();
         peers.extend(self.partings.addresses().map(|(id, address)| (id, address.clone())));
         let decided =
@@ -160,7 +160,7 @@ impl Node {
         }
         peers.extend(self.callers.iter().map(|(id, caller)| (id, caller.peer_address.clone())));
         peers.remove(&self.id);
-        world.set_peers(&peers.into_iter().collect::<Vec<_>>());
+        peers
     }
 
     /// The last words of a removed node: whoever waits for it is answered. The dataset and the log are the caller's.

@@ -191,11 +191,14 @@ impl Sample {
         }
         for lost in &end.lost {
             let hole = &lost.hole;
-            let written = self.all.iter().find(|known| (known.0, known.1) == (hole.index, hole.term));
-            let right =
-                payload(hole.index, hole.term, written.map_or(hole.payload_bytes as usize, |known| known.2));
             let entry = |payload: Bytes| Entry::new(hole.index, hole.term, hole.kind, payload);
-            let bytes = lost.rebuild(&entry(right.clone())).expect("the right entry fits");
+            // One that was truncated later is not in `all`; and its length may be known only up to padding.
+            let longest = hole.payload_bytes as usize;
+            let (right, bytes) = (longest.saturating_sub(7)..=longest)
+                .rev()
+                .map(|bytes| payload(hole.index, hole.term, bytes))
+                .find_map(|right| Some((right.clone(), lost.rebuild(&entry(right)).ok()?)))
+                .unwrap_or_else(|| panic!("{}: no entry fits {hole}", what()));
             in_place(&hole.file, hole.offset, &bytes);
             let mut wrong = right.to_vec();
             wrong[0] ^= 1;

@@ -259,3 +259,75 @@ impl World for RealWorld {
         self.links.capture_stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::{by_the_system, LinkConfig};
+    use crate::log::disk::SystemDisk;
+    use crate::log::{Identity, Kind, Options};
+    use std::net::Ipv4Addr;
+    use std::path::Path;
+    use std::time::Instant;
+
+    /// Neither syncs nor scrubs, until it is told to.
+    fn careless() -> Settings {
+        let (log_fsync, log_scrub_bytes_per_s, log_segment_bytes) = (false, 0, 64 << 10);
+        Settings { log_fsync, log_scrub_bytes_per_s, log_segment_bytes, ..Settings::default() }
+    }
+
+    fn world(directory: &Path) -> RealWorld {
+        let links = Links::new(LinkConfig {
+            peer_listen: Vec::new(),
+            resolve: by_the_system,
+            connect_timeout: Duration::from_secs(1),
+            reconnect_interval: Duration::from_secs(1),
+        });
+        let setup = Setup {
+            settings: Arc::new(careless()),
+            log_directory: directory.to_path_buf(),
+            disk: Arc::new(SystemDisk),
+            address: String::new(),
+            peer_address: String::new(),
+            server: (Ipv4Addr::LOCALHOST, 1).into(),
+            capture_secret: String::new(),
+            feed_token: Vec::new(),
+        };
+        let bridge = Bridge::new(Box::new(|| ()), Box::new(|| ()));
+        RealWorld::new(&setup, links.expect("sockets of 127.0.0.1"), Arc::new(bridge))
+    }
+
+    fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !condition() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What was set at run time is of the node, not of one log.
+    #[test]
+    fn a_log_that_was_replaced_is_synced_and_scrubbed_as_was_set() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let identity =
+            Identity { cluster_id: "0123456789abcdef0123456789abcdef".into(), node_id: 7, secret: [9; 32] };
+        let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+        let log = Log::create(&path, identity, options, Box::new(|| ())).expect("a log");
+        let mut world = world(&path);
+        world.log = Some(log);
+        world.configure(&Arc::new(Settings {
+            log_fsync: true,
+            log_scrub_bytes_per_s: 1 << 30,
+            ..careless()
+        }));
+        world.replace_log(Position { index: 40, term: 2 }).expect("replaced");
+
+        assert_eq!(world.log_report().sync_count, 0, "nothing was written yet");
+        let entries = vec![Entry::new(41, 2, Kind::Normal, Bytes::from_static(b"effects"))];
+        world.submit(WriteRequest { id: 1, entries, ..WriteRequest::default() });
+        world.settle_log().expect("written");
+        assert!(world.log_report().sync_count > 0, "what is acknowledged was synced");
+        wait_for("the new log is read in the background", || world.log().stats().scrubbed_bytes > 0);
+    }
+}

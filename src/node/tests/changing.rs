@@ -93,18 +93,18 @@ fn a_joiner_dials_whom_it_was_told_of_until_its_log_knows_them() {
     assert!(node.node.told.is_empty(), "from now on the log says where it is");
 }
 
-fn notice(driven: &mut Driven, from: u64, notice: &Notice) {
+pub(super) fn notice(driven: &mut Driven, from: u64, notice: &Notice) {
     let frame = encode(notice);
     driven.node.on_peer_frame(&mut driven.world, from, frame.kind, &frame.header, &Bytes::new()).unwrap();
     driven.turn();
 }
 
-fn here(port: u16) -> Notice {
+pub(super) fn here(port: u16) -> Notice {
     Notice::Here { peer_address: format!("host:{port}"), address: format!("host:{}", port - 10_000) }
 }
 
 /// The notices to `peer` since the last call.
-fn notices(driven: &mut Driven, peer: u64) -> Vec<Notice> {
+pub(super) fn notices(driven: &mut Driven, peer: u64) -> Vec<Notice> {
     let frames = driven.world.sent.iter().filter(|(to, _)| *to == peer);
     let found =
         frames.filter_map(|(_, frame)| decode(frame.kind, &frame.header, &Bytes::new()).ok()).collect();
@@ -140,7 +140,7 @@ fn a_removed_node_is_sent_its_removal_and_told_farewell_by_all() {
     assert_eq!(answers(&mut leader), [], "on one disk of two");
     leader.acknowledge(2);
     assert_eq!(answers(&mut leader), [(77, Answer::Ok)]);
-    assert_eq!(notices(&mut leader, 3), [Notice::Farewell]);
+    assert_eq!(notices(&mut leader, 3), [Notice::Farewell { id: 3 }]);
     assert_eq!(leader.node.members().0.keys().copied().collect::<Vec<_>>(), [1, 2]);
     leader.pass(30);
     assert_eq!(leader.world.dialled, [2], "it was told, or is down");
@@ -162,11 +162,11 @@ fn what_a_removed_node_sends_is_counted_and_answered_with_farewell() {
     let last = crate::consensus::Position { index: 99, term: 99 };
     leader.receive(3, term + 50, Body::Vote { last, transfer: true }, &[]);
     assert_eq!(leader.node.raft().term(), term, "its term is not looked at");
-    assert_eq!(notices(&mut leader, 3), [Notice::Farewell]);
+    assert_eq!(notices(&mut leader, 3), [Notice::Farewell { id: 3 }]);
     notice(&mut leader, 3, &here(15033));
     assert_eq!(leader.world.dialled, [2, 3], "it is dialled where it says that it is, to be told");
     leader.node.on_peer_up(&mut leader.world, 3).unwrap();
-    assert!(notices(&mut leader, 3).contains(&Notice::Farewell));
+    assert!(notices(&mut leader, 3).contains(&Notice::Farewell { id: 3 }));
     leader.pass(1);
     assert!(refused_frames(&leader) >= before + 2);
 }
@@ -192,7 +192,9 @@ fn a_follower_that_sees_its_removal_committed_retires() {
 #[test]
 fn a_node_that_is_told_farewell_retires() {
     let mut follower = Driven::start(&[1, 2, 3]);
-    notice(&mut follower, 3, &Notice::Farewell);
+    notice(&mut follower, 3, &Notice::Farewell { id: 2 });
+    assert!(!follower.node.is_removed(), "another node was meant, that ran at this place before");
+    notice(&mut follower, 3, &Notice::Farewell { id: 1 });
     assert!(follower.node.is_removed());
     assert_eq!(follower.node.where_to_go(), Some("host:5002".to_string()));
     follower.node.retire(&mut follower.world);

@@ -9,6 +9,7 @@ mod leasing;
 mod reading;
 mod snapshots;
 mod standing_still;
+mod whereabouts;
 mod world;
 
 use super::bridge::{Epoch, ToMain, FINAL_SEQUENCE};

@@ -11,7 +11,7 @@ mkdir -p "$scratch/source"
 
 # Files that did not change keep their times, so that only what a patch touches is compiled.
 refresh() {
-    (cd "$root" && git ls-files -z -- Cargo.toml Cargo.lock src tests/sim raftlog-tool benches) |
+    (cd "$root" && git ls-files -z -- Cargo.toml Cargo.lock src tests/sim tests/chaos raftlog-tool benches) |
         while IFS= read -r -d '' file; do
             mkdir -p "$scratch/source/$(dirname "$file")"
             cmp -s "$root/$file" "$scratch/source/$file" || cp "$root/$file" "$scratch/source/$file"

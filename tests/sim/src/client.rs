@@ -33,7 +33,7 @@ impl Workload {
         self.bundles
     }
 
-    fn draw(&mut self, random: &mut Random) -> (u32, Step) {
+    fn draw_bundle(&mut self, random: &mut Random) -> u32 {
         let slot = random.index(self.used.len());
         let (bundle, count) = self.used[slot];
         self.used[slot].1 += 1;
@@ -41,6 +41,16 @@ impl Workload {
             self.used[slot] = (self.bundles, 0);
             self.bundles += 1;
         }
+        bundle
+    }
+
+    fn draw_read(&mut self, random: &mut Random) -> (u32, Step) {
+        let step = if random.chance(500) { Step::Get } else { Step::ReadAll };
+        (self.draw_bundle(random), step)
+    }
+
+    fn draw(&mut self, random: &mut Random) -> (u32, Step) {
+        let bundle = self.draw_bundle(random);
         self.values += 1;
         let value = self.values;
         let step = match random.below(100) {
@@ -73,6 +83,8 @@ struct Open {
 }
 
 pub struct Client {
+    /// It says `READONLY` wherever it connects, and only reads.
+    pub reads_anywhere: bool,
     /// The connection, and the machine that it goes to.
     pub connection: Option<(u64, Host)>,
     /// When the last reply so far arrives: a connection does not reorder.
@@ -99,6 +111,7 @@ pub enum Next {
 impl Client {
     pub fn new() -> Client {
         Client {
+            reads_anywhere: false,
             connection: None,
             last_delivery_us: 0,
             open: VecDeque::new(),
@@ -106,6 +119,10 @@ impl Client {
             again: VecDeque::new(),
             watched: None,
         }
+    }
+
+    pub fn reader() -> Client {
+        Client { reads_anywhere: true, ..Client::new() }
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -134,6 +151,10 @@ impl Client {
         } else if !self.again.is_empty() {
             coverage::mark("refused request sent again");
             steps.extend(self.again.drain(..));
+        } else if self.reads_anywhere {
+            for _ in 0..random.between(1, pipeline.min(2)) {
+                steps.push(workload.draw_read(random));
+            }
         } else {
             while steps.len() < random.between(1, pipeline) as usize {
                 let (bundle, step) = workload.draw(random);

@@ -66,6 +66,9 @@ impl Simulation {
         if self.faults.chance(150) {
             self.machines[host].crash_in_recovery = true;
         }
+        if self.machines[host].in_memory {
+            return; // it may die only where the atlas allows it
+        }
         if let Some(process) = &mut self.machines[host].process {
             process.world.calls_left.set(Some(calls));
         }
@@ -196,12 +199,14 @@ impl Simulation {
             Failure::Write => "write fails",
             Failure::Read => "read fails",
         });
-        self.machines[host].disk.fail_next(failure);
+        if !self.machines[host].in_memory {
+            self.machines[host].disk.fail_next(failure);
+        }
     }
 
     fn disk_full(&mut self, host: Host) {
         coverage::mark("disk full");
-        self.machines[host].disk.set_full(true);
+        self.machines[host].disk.set_full(!self.machines[host].in_memory);
         let for_us = self.faults.below(2_000_000);
         self.queue.after(for_us, Event::DiskFullOver { host });
     }
@@ -282,7 +287,8 @@ impl Simulation {
 
     /// The next promotion of this server fails.
     fn refuse_promotion(&mut self, host: Host) {
-        if let Some(process) = &mut self.machines[host].process {
+        let machine = &mut self.machines[host];
+        if let Some(process) = machine.process.as_mut().filter(|_| !machine.in_memory) {
             process.server.refuse_promotion = true;
         }
     }

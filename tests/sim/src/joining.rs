@@ -32,13 +32,16 @@ impl Simulation {
 
     /// `RAFT.NODE INVITE` reaches a server.
     pub fn invite(&mut self, to: Host, joiner: Host, life: u64) {
-        let names = self.machines[joiner].names.clone();
+        let (names, in_memory) = (self.machines[joiner].names.clone(), self.machines[joiner].in_memory);
         let machine = &mut self.machines[to];
         let Some(process) = machine.process.as_mut().filter(|process| process.node.is_some()) else { return };
         let ticket = process.server.new_ticket();
         machine.tickets.insert(ticket, (joiner, life));
         let (address, peer_address) = (names.address, names.peer_address);
-        process.world.bridge.tell_raft(ToRaft::AddNode { ticket, id: 0, address, peer_address });
+        process.world.bridge.tell_raft(match in_memory {
+            true => ToRaft::AddInMemory { ticket, address, peer_address },
+            false => ToRaft::AddNode { ticket, id: 0, address, peer_address },
+        });
         self.plan_turns(to);
     }
 
@@ -53,6 +56,9 @@ impl Simulation {
         };
         crate::trace::set_machine(joiner);
         coverage::mark("node joined");
+        if machine.in_memory && machine.last_id > 0 {
+            coverage::mark("node in memory came back as another");
+        }
         let now_us = self.queue.now_us();
         let created = machine.create_log(&self.plan, id, None).map_err(Into::into);
         let created = created.and_then(|mut store| Ok((machine.create_snapshots(&mut store)?, store)));

@@ -36,7 +36,7 @@ pub struct Judge {
     reference: Dataset,
     digests: Vec<u64>,
     /// Entries that changed the membership, and what they made it.
-    members: BTreeMap<Index, (Term, Members)>,
+    members: BTreeMap<Index, Members>,
     pub leader_changes: u64,
 }
 
@@ -87,7 +87,9 @@ impl Judge {
             return;
         }
         self.leaders.insert(term, node.id());
-        assert!(!self.removed_before(node.id(), term), "node {} leads and was removed", node.id());
+        // Whoever does not know that its removal is committed may be needed: it may hold the longest log (dissertation 4.2.2).
+        let knows = self.removed_by(node.id(), node.raft().commit());
+        assert!(!knows, "node {} leads and knows that it was removed", node.id());
         self.leader_changes += 1;
         if self.leader_changes > 1 {
             coverage::mark("leader changed");
@@ -148,19 +150,19 @@ impl Judge {
             for id in members.0.keys() {
                 assert!(!self.was_removed(*id), "entry {}: node id {id} is used again", entry.index);
             }
-            self.members.insert(entry.index, (entry.term, members));
+            self.members.insert(entry.index, members);
         }
         self.digests.push(self.reference.digest());
     }
 
     /// Whether a decided membership has taken this node out.
     pub fn was_removed(&self, id: u64) -> bool {
-        self.removed_before(id, Term::MAX)
+        self.removed_by(id, Index::MAX)
     }
 
-    /// Whether a membership that was decided in an earlier term than this has done so.
-    fn removed_before(&self, id: u64, term: Term) -> bool {
-        let decided = || self.members.values().filter(|(of, _)| *of < term).map(|(_, members)| members);
+    /// Whether the entries up to this one have done so.
+    fn removed_by(&self, id: u64, index: Index) -> bool {
+        let decided = || self.members.range(..=index).map(|(_, members)| members);
         let present = decided().next_back().is_some_and(|members| members.0.contains_key(&id));
         !present && decided().any(|members| members.0.contains_key(&id))
     }
@@ -170,11 +172,10 @@ impl Judge {
         let (index, term) = (about.id.index, about.id.term);
         let decided = index.checked_sub(1).and_then(|at| self.decided.get(at as usize));
         assert_eq!(decided.map(|decided| decided.term), Some(term), "N5: a snapshot of entry {index}");
-        let (_, (_, members)) =
-            self.members.range(..=index).next_back().expect("the first entry has members");
+        let (_, members) = self.members.range(..=index).next_back().expect("the first entry has members");
         let kept = Members::decode(&about.members).expect("members in a snapshot");
         assert_eq!(kept, *members, "members in the snapshot of entry {index}");
-        for (_, members) in self.members.range(..=index).map(|(_, members)| members) {
+        for (_, members) in self.members.range(..=index) {
             let forgotten = members.0.keys().find(|id| !about.used_ids.contains(id));
             assert_eq!(forgotten, None, "an id that the snapshot of entry {index} forgot");
         }

@@ -30,6 +30,7 @@ pub mod links;
 pub mod liveness;
 pub mod machine;
 pub mod membership;
+pub mod memory;
 pub mod network;
 pub mod plan;
 pub mod process;

@@ -105,7 +105,12 @@ impl Simulation {
                 continue;
             }
             let Some(process) = &machine.process else { return Some(format!("machine {host} is down")) };
-            let Some(node) = &process.node else { continue };
+            let Some(node) = &process.node else {
+                match machine.in_memory {
+                    true => return Some(format!("machine {host} has not joined anew")),
+                    false => continue,
+                }
+            };
             let raft = node.raft();
             let is_member =
                 leading.membership().is_voter(node.id()) || leading.membership().is_learner(node.id());

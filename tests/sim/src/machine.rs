@@ -13,7 +13,7 @@ use crate::snapshots::Worker;
 use crate::store::{Promise, Store, DIRECTORY};
 use crate::world::SimWorld;
 use bytes::Bytes;
-use redisraft::consensus::NodeId;
+use redisraft::consensus::{Membership, NodeId};
 use redisraft::log::{Entry, HardState, Identity, Kind, LogError, Options, Recovery, WriteRequest};
 use redisraft::node::bridge::Ticket;
 use redisraft::node::members::{Member, Members};
@@ -53,6 +53,10 @@ pub struct Machine {
     pub snapshot_index: u64,
     /// The node that runs here, or ran here last; 0: none.
     pub last_id: NodeId,
+    /// Its node keeps its log in memory: what lies on the disk goes with the process.
+    pub in_memory: bool,
+    /// The members that its last node knew.
+    pub membership: Membership,
     /// How often it got another address.
     pub moves: u64,
     /// Removals that were asked for here.
@@ -96,7 +100,7 @@ impl Machine {
             wall_skew_ms: random.below(2_000),
             life: 0,
             process: None,
-            settings: Arc::new(settings(plan, id)),
+            settings: Arc::new(Settings { persist: !plan.in_memory.contains(&host), ..settings(plan, id) }),
             raft_at_us: u64::MAX,
             main_at_us: u64::MAX,
             paused_until_us: 0,
@@ -108,6 +112,8 @@ impl Machine {
             promise: None,
             snapshot_index: 0,
             last_id: id,
+            in_memory: plan.in_memory.contains(&host),
+            membership: Membership::default(),
             moves: 0,
             removals: BTreeMap::new(),
             stale: None,
@@ -136,7 +142,7 @@ impl Machine {
             voting: true,
             address: self.names.address.clone(),
             peer_address: self.names.peer_address.clone(),
-            in_memory: false,
+            in_memory: self.in_memory,
         }
     }
 
@@ -180,7 +186,8 @@ impl Machine {
         let stale = self.stale.take();
         let server = Server::new(local_us, feed_token.clone(), plan.backlog_bytes, &mut self.random, stale);
         let mut world = SimWorld::new(random, store, plan.feed_kernel_bytes);
-        world.crash_replacing_per_mille = if plan.weights.crash_inside > 0 { 400 } else { 0 };
+        let may_crash = plan.weights.crash_inside > 0 && !self.in_memory;
+        world.crash_replacing_per_mille = if may_crash { 400 } else { 0 };
         Process::new(self.life, world, server, self.settings.clone(), feed_token)
     }
 
@@ -265,8 +272,9 @@ impl Simulation {
             return;
         }
         crate::trace::set_machine(host);
-        // One machine: two that have moved find each other only by a leader that both of them reach.
-        let moves = machine.life > 0 && host == 0;
+        // A majority stays where it was known: by that those find each other that have moved.
+        let may_move = host < (self.plan.founders - 1).max(1).div_ceil(2) && !machine.in_memory;
+        let moves = machine.life > 0 && may_move;
         if moves && machine.random.chance(self.plan.moving_per_mille) {
             self.move_machine(host);
         }
@@ -352,6 +360,9 @@ impl Simulation {
 
     pub fn crash_as(&mut self, host: Host, crash: Crash) {
         let now_us = self.now_us();
+        if !self.atlas_allows_end(host) {
+            return;
+        }
         let machine = &mut self.machines[host];
         let Some(process) = machine.process.take() else { return };
         log::info!("machine {host} crashes: {crash:?}");
@@ -359,7 +370,10 @@ impl Simulation {
             coverage::mark("loss of power");
         }
         machine.forget();
-        let Process { world, server, .. } = process;
+        let Process { world, server, node, .. } = process;
+        if let Some(node) = &node {
+            machine.membership = node.raft().membership().clone();
+        }
         if machine.random.chance(200) {
             let (replid, offset) = server.position();
             machine.stale = Some((server.dataset, replid, offset));
@@ -373,6 +387,9 @@ impl Simulation {
                 machine.promise = world.replacing.or(machine.promise);
                 machine.disk.crash(crash);
             }
+        }
+        if machine.in_memory {
+            machine.forget_node(node.is_some());
         }
         machine.paused_until_us = 0;
         machine.stalled_until_us = 0;

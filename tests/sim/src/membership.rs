@@ -19,7 +19,11 @@ impl Simulation {
                 true => host,
                 false => self.faults.index(self.machines.len()),
             };
-            self.remove_node(host, self.machines[target].last_id);
+            let target = &self.machines[target];
+            // Where nodes do not come back only the dead are taken out: one that dies at that moment would be one too many.
+            if self.plan.in_memory.is_empty() || (target.in_memory && target.node_id().is_none()) {
+                self.remove_node(host, target.last_id);
+            }
         }
     }
 

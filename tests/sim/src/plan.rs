@@ -1,7 +1,9 @@
 //! Swarm testing (Groce et al. 2012): each seed first draws which faults exist at all, and how often. A run in which
 //! everything fails a little finds less than many runs that each overdo a few things.
 
+use crate::network::Host;
 use crate::random::Random;
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug, Default)]
 pub struct NetworkPlan {
@@ -74,6 +76,8 @@ pub struct Plan {
     pub backlog_bytes: usize,
     pub feed_kernel_bytes: usize,
     pub clients: usize,
+    /// Clients that said `READONLY` and read at any node.
+    pub readers: usize,
     pub think_us: u64,
     /// Requests that a client sends at once.
     pub pipeline: u64,
@@ -84,7 +88,13 @@ pub struct Plan {
     pub read_lease: bool,
     /// Of a thousand starts of the first machine, so many are under another address.
     pub moving_per_mille: u64,
+    /// Machines whose nodes keep their log in memory.
+    pub in_memory: BTreeSet<Host>,
 }
+
+// Each of these has a stream of its own, so that seeds which do not have it go on as they did before it was there.
+const READERS: u64 = 10;
+const IN_MEMORY: u64 = 11;
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
@@ -112,17 +122,39 @@ impl Plan {
             backlog_bytes: *random.pick(&[200, 4 << 10, 1 << 20]),
             feed_kernel_bytes: *random.pick(&[0, 300, 64 << 10]),
             clients: random.between(2, 8) as usize,
+            readers: 0,
             think_us: *random.pick(&[5_000, 20_000, 60_000]),
             pipeline: *random.pick(&[1, 1, 2, 5]),
             expiring_per_mille: *random.pick(&[0, 0, 100, 400]),
             drift_ppm: *random.pick(&[0, 0, 10_000, 100_000]),
             moving_per_mille: *random.pick(&[0, 0, 0, 100]),
             read_lease: random.chance(300),
+            in_memory: BTreeSet::new(),
         };
         if plan.weights.damage > 0 || plan.founders == 1 {
             plan.weights.remove = 0;
         }
+        plan.draw_readers(&mut Random::new(seed, READERS));
+        plan.draw_in_memory(&mut Random::new(seed, IN_MEMORY));
         plan
+    }
+
+    /// Not where disks damage what they store: then other nodes lose their vote as well.
+    fn draw_in_memory(&mut self, random: &mut Random) {
+        if !random.chance(200) {
+            return;
+        }
+        let likely = *random.pick(&[300, 600, 1000]);
+        let machines = 0..self.founders + self.joiners;
+        self.in_memory = machines.filter(|_| random.chance(likely)).collect();
+        if !self.in_memory.is_empty() && self.weights.reconnect > 0 {
+            self.weights.damage = 0;
+            self.weights.crash = self.weights.crash.max(random.between(1, 10));
+        }
+    }
+
+    fn draw_readers(&mut self, random: &mut Random) {
+        self.readers = if random.chance(350) { random.between(1, 4) as usize } else { 0 };
     }
 }
 

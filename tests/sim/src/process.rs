@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// What the sockets have for the raft thread.
 #[derive(Debug)]
 pub enum RaftEvent {
-    Frame { from: NodeId, kind: u8, header: Vec<u8>, payload: Bytes },
+    Frame { to: NodeId, from: NodeId, kind: u8, header: Vec<u8>, payload: Bytes },
     PeerUp { id: NodeId },
     PeerUnreachable { id: NodeId },
     CaptureUp,
@@ -189,7 +189,9 @@ impl Process {
         let Some(node) = &mut self.node else { return Ok(()) };
         let world = &mut self.world;
         match event {
-            RaftEvent::Frame { from, kind, header, payload } => {
+            // A node that was taken out takes its links with it.
+            RaftEvent::Frame { to, .. } if to != node.id() => {}
+            RaftEvent::Frame { from, kind, header, payload, .. } => {
                 node.on_peer_frame(world, from, kind, &header, &payload)?
             }
             RaftEvent::PeerUp { id } => node.on_peer_up(world, id)?,

@@ -21,6 +21,8 @@ use redisraft::node::Fatal;
 use redisraft::snapshot::SnapshotError;
 use std::collections::BTreeMap;
 
+/// What a write takes where it goes to memory.
+const IN_MEMORY_US: u64 = 5;
 /// More events than any seed needs: something goes round in circles.
 const MAX_EVENTS: u64 = 5_000_000;
 /// From a wake-up to the thread that it wakes.
@@ -28,8 +30,10 @@ const WAKE_US: u64 = 40;
 
 #[derive(Debug)]
 pub enum Event {
+    /// On a link to the node `to_id`: the handshake refuses any other that runs there.
     Frame {
         to: Host,
+        to_id: NodeId,
         from: NodeId,
         kind: u8,
         header: Vec<u8>,
@@ -57,6 +61,7 @@ pub enum Event {
     SnapshotJobDone {
         host: Host,
         life: u64,
+        node: NodeId,
     },
     /// The child that a server has forked has written its dump.
     ChildDone {
@@ -119,6 +124,11 @@ pub enum Event {
     Audit,
 }
 
+fn clients(plan: &Plan) -> Vec<Client> {
+    let readers = (0..plan.readers).map(|_| Client::reader());
+    (0..plan.clients).map(|_| Client::new()).chain(readers).collect()
+}
+
 pub struct Simulation {
     pub plan: Plan,
     pub queue: Queue<Event>,
@@ -157,7 +167,7 @@ impl Simulation {
             machines,
             judge: Judge::default(),
             history: History::default(),
-            clients: (0..plan.clients).map(|_| Client::new()).collect(),
+            clients: clients(&plan),
             workload: Workload::new(plan.expiring_per_mille),
             connections: BTreeMap::new(),
             connections_made: 0,
@@ -202,8 +212,8 @@ impl Simulation {
 
     fn dispatch(&mut self, event: Event) {
         match event {
-            Event::Frame { to, from, kind, header, payload } => {
-                let event = RaftEvent::Frame { from, kind, header, payload: payload.into() };
+            Event::Frame { to, to_id, from, kind, header, payload } => {
+                let event = RaftEvent::Frame { to: to_id, from, kind, header, payload: payload.into() };
                 let life = self.machines[to].life;
                 self.give_raft(to, life, event);
             }
@@ -223,7 +233,7 @@ impl Simulation {
             Event::RaftTurn { host, life } => self.raft_turn(host, life),
             Event::MainTurn { host, life } => self.main_turn(host, life),
             Event::DiskDone { host, life, batch } => self.disk_done(host, life, batch),
-            Event::SnapshotJobDone { host, life } => self.snapshot_job_done(host, life),
+            Event::SnapshotJobDone { host, life, node } => self.snapshot_job_done(host, life, node),
             Event::ChildDone { host, life, child } => self.child_done(host, life, child),
             Event::Start { host } => self.start(host),
             Event::ToServer { host, life, connection, requests } => {
@@ -374,6 +384,7 @@ impl Simulation {
         let Some(store) = &mut process.world.store else { return };
         if store.start_writing(local_us) {
             let sync_us = match self.healed {
+                _ if machine.in_memory => IN_MEMORY_US,
                 true => self.plan.sync_us,
                 false => self.faults.long_tailed(self.plan.sync_us) + machine.slow_sync_us,
             };
@@ -405,18 +416,15 @@ impl Simulation {
         let Some(process) = &mut self.machines[host].process else { return };
         let Some(from) = process.node.as_ref().map(|node| node.id()) else { return };
         let peers = process.world.peers.clone();
-        for (to, frame) in std::mem::take(&mut process.world.sent) {
+        for (to_id, frame) in std::mem::take(&mut process.world.sent) {
             // Frames leave only on links that were dialled.
-            if !peers.iter().any(|(id, _)| *id == to) {
-                continue;
-            }
-            let address = &peers.iter().find(|(id, _)| *id == to).expect("dialled").1;
-            let Some(to) = self.found_at(to, address) else { continue };
+            let Some((_, address)) = peers.iter().find(|(id, _)| *id == to_id) else { continue };
+            let Some(to) = self.found_at(to_id, address) else { continue };
             for at_us in self.network.arrivals(host, to, now_us) {
                 let (mut kind, mut header) = (frame.kind, frame.header.clone());
                 let mut payload = frame.payloads.concat();
                 self.network.garble(&mut kind, &mut header, &mut payload);
-                self.queue.at(at_us, Event::Frame { to, from, kind, header, payload });
+                self.queue.at(at_us, Event::Frame { to, to_id, from, kind, header, payload });
             }
         }
     }
@@ -462,6 +470,7 @@ impl Simulation {
             Fatal::Capture(_) | Fatal::Entry(_) | Fatal::Start(_) => false,
         };
         assert!(expected, "machine {host} stops without a fault: {fatal}");
+        assert!(!machine.in_memory, "machine {host} stops, and nothing has failed there: {fatal}");
         coverage::mark("stopped by its disk");
         self.crash_as(host, Crash::Process);
     }

@@ -6,6 +6,7 @@ use crate::disk::SimDisk;
 use crate::network::Host;
 use crate::redis::dump::Child;
 use crate::simulation::{Event, Simulation};
+use redisraft::consensus::NodeId;
 use redisraft::log::disk::{Disk, Mode};
 use redisraft::snapshot::{About, Done, Id, Job, Store};
 use std::collections::VecDeque;
@@ -123,25 +124,27 @@ impl Simulation {
         let machine = &mut self.machines[host];
         let life = machine.life;
         let Some(process) = &mut machine.process else { return };
+        let Some(node) = process.node.as_ref().map(|node| node.id()) else { return };
         let Some(worker) = &mut process.world.snapshots else { return };
         if worker.start() {
             let job_us = match self.healed {
                 true => self.plan.sync_us,
                 false => self.faults.long_tailed(self.plan.sync_us) + machine.slow_sync_us,
             };
-            self.queue.after(job_us.max(1), Event::SnapshotJobDone { host, life });
+            self.queue.after(job_us.max(1), Event::SnapshotJobDone { host, life, node });
         }
     }
 
-    pub fn snapshot_job_done(&mut self, host: Host, life: u64) {
+    pub fn snapshot_job_done(&mut self, host: Host, life: u64, node: NodeId) {
         let now_us = self.now_us();
         let paused_until_us = self.machines[host].paused_until_us;
         let Some(process) = self.machines[host].process_of(life) else { return };
         if now_us < paused_until_us {
-            return self.queue.at(paused_until_us, Event::SnapshotJobDone { host, life });
+            return self.queue.at(paused_until_us, Event::SnapshotJobDone { host, life, node });
         }
-        // The store ends with the node.
-        let Some(worker) = &mut process.world.snapshots else { return };
+        // The store ends with the node; another one may have joined since.
+        let same = process.node.as_ref().is_some_and(|now| now.id() == node);
+        let Some(worker) = process.world.snapshots.as_mut().filter(|_| same) else { return };
         let newest = worker.finish();
         process.world.wake_raft.set();
         if let Some(about) = newest {

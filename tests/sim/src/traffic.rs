@@ -31,7 +31,7 @@ impl Simulation {
         let machine = &mut self.machines[host];
         let Some(process) = &mut machine.process else { return false };
         self.connections_made += 1;
-        process.server.connect(self.connections_made);
+        process.server.connect(self.connections_made, self.clients[client].reads_anywhere);
         self.connections.insert(self.connections_made, (host, machine.life, client));
         self.clients[client].connection = Some((self.connections_made, host));
         true
@@ -135,7 +135,13 @@ impl Simulation {
             Delivery::Reply { number, reply, .. } => {
                 match self.clients[client].receive(number, reply, now_us, &mut self.history) {
                     Next::Wait => {}
-                    Next::Think => self.queue.after(think_us, Event::ClientActs { client }),
+                    Next::Think => {
+                        // Who reads anywhere does not stay with the leader that it was sent to.
+                        if self.clients[client].reads_anywhere && self.asking.chance(100) {
+                            self.disconnect(client);
+                        }
+                        self.queue.after(think_us, Event::ClientActs { client });
+                    }
                     Next::Reconnect { address } => {
                         self.disconnect(client);
                         self.connect(client, address.as_deref());

@@ -13,12 +13,14 @@
 mod content;
 mod damage;
 mod file;
+mod lies;
 
 pub use damage::Damage;
 
 use crate::random::Random;
 use content::Content;
 use file::SimFile;
+use lies::Lies;
 use redisraft::log::disk::{Disk, FileHandle, Guard, Mode};
 use std::collections::BTreeMap;
 use std::io;
@@ -117,9 +119,7 @@ struct State {
     failure: Option<Failure>,
     /// No file can grow.
     full: bool,
-    /// Of a thousand writes, this many get lost or go elsewhere although the sync says otherwise.
-    lying_per_mille: u64,
-    lies: u64,
+    lies: Lies,
 }
 
 /// One machine's disk; clones are the same disk.
@@ -139,8 +139,7 @@ impl SimDisk {
             random,
             failure: None,
             full: false,
-            lying_per_mille: 0,
-            lies: 0,
+            lies: Lies::default(),
         })))
     }
 
@@ -174,6 +173,7 @@ impl SimDisk {
         let done = state.random.index(state.journal.len() + 1);
         state.perform(done);
         state.journal.clear();
+        state.admit_lies();
         let kept_of_four = [0, 2, 2, 4][state.random.index(4)];
         if crash == Crash::Power {
             let steps = state.random.index(state.steps.len() + 1);
@@ -205,13 +205,9 @@ impl SimDisk {
         self.state().full = full;
     }
 
+    /// Of a thousand writes, this many get lost or go elsewhere although the sync says otherwise.
     pub fn set_lying(&self, per_mille: u64) {
-        self.state().lying_per_mille = per_mille;
-    }
-
-    /// Writes that were lost or went elsewhere so far.
-    pub fn lies(&self) -> u64 {
-        self.state().lies
+        self.state().lies.per_mille = per_mille;
     }
 
     /// All faults that are still to come are called off.
@@ -219,7 +215,7 @@ impl SimDisk {
         let mut state = self.state();
         state.failure = None;
         state.full = false;
-        state.lying_per_mille = 0;
+        state.lies.per_mille = 0;
     }
 
     /// Everything is gone: a new disk in the machine.
@@ -238,25 +234,20 @@ impl State {
     /// Lets the first `count` calls of the journal happen.
     fn perform(&mut self, count: usize) {
         let count = count.min(self.journal.len());
-        for operation in self.journal.drain(..count) {
+        for operation in self.journal.drain(..count).collect::<Vec<_>>() {
             match operation {
-                Operation::Write { content, offset, bytes } => {
-                    let content = &mut self.contents[content];
-                    match self.random.chance(self.lying_per_mille) {
-                        false => content.write_pending(offset, bytes),
-                        true => {
-                            self.lies += 1;
-                            if self.random.chance(300) {
-                                content.write_elsewhere(offset, bytes, &mut self.random);
-                            }
-                        }
-                    }
-                }
+                Operation::Write { content, offset, bytes } => self.write(content, offset, bytes),
                 Operation::WriteDurable { content, offset, bytes } => {
                     self.contents[content].write_durable(offset, &bytes);
+                    let log = self.is_log(content);
+                    self.lies.wrote(content, log);
+                    self.lies.synced(content);
                 }
                 Operation::Extend { content, length } => self.contents[content].extend_pending(length),
-                Operation::Sync { content } => self.contents[content].sync(),
+                Operation::Sync { content } => {
+                    self.contents[content].sync();
+                    self.lies.synced(content);
+                }
                 Operation::FailedSync { content } => self.contents[content].lose_power(2, &mut self.random),
                 Operation::Name(step) => self.steps.push(step),
                 Operation::SyncNames => {

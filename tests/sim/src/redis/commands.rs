@@ -30,7 +30,7 @@ pub enum Step {
     Append {
         value: u64,
     },
-    /// `MULTI`, read all three, `EXEC`.
+    /// `MULTI`, read all three, `EXEC`; at a server that does not lead, a script that reads them.
     ReadAll,
     /// `MULTI`, set, increment, append, `EXEC`.
     WriteAll {
@@ -76,6 +76,20 @@ fn key(kind: char, bundle: u32) -> Vec<u8> {
     format!("{kind}:{bundle}").into_bytes()
 }
 
+/// What a step that only reads is answered.
+pub fn read(dataset: &Dataset, bundle: u32, step: &Step) -> Option<Reply> {
+    let register = || dataset.text(TEXT_DB, &key('r', bundle));
+    match step {
+        Step::Get | Step::Watch => Some(Reply::Register(register())),
+        Step::ReadAll => Some(Reply::All {
+            register: register(),
+            counter: dataset.text(TEXT_DB, &key('c', bundle)).unwrap_or(0),
+            list: dataset.list(LIST_DB, &key('l', bundle)),
+        }),
+        _ => None,
+    }
+}
+
 /// A master at work: its dataset, and the stream that its effects go to.
 pub struct Master<'a> {
     pub dataset: &'a mut Dataset,
@@ -103,11 +117,12 @@ impl Master<'_> {
 
     pub fn execute(&mut self, bundle: u32, step: &Step, watched: &mut Watched) -> Reply {
         let (register, counter, list) = (key('r', bundle), key('c', bundle), key('l', bundle));
+        if *step == Step::Watch {
+            *watched = Some((bundle, self.dataset.version(TEXT_DB, &register)));
+        }
         match step {
-            Step::Get => Reply::Register(self.dataset.text(TEXT_DB, &register)),
-            Step::Watch => {
-                *watched = Some((bundle, self.dataset.version(TEXT_DB, &register)));
-                Reply::Register(self.dataset.text(TEXT_DB, &register))
+            Step::Get | Step::Watch | Step::ReadAll => {
+                read(self.dataset, bundle, step).expect("a step that only reads")
             }
             Step::Set { value } => self.set(&register, *value, None),
             Step::SetExpiring { value, ttl_ms } => self.set(&register, *value, Some(self.wall_ms + ttl_ms)),
@@ -116,11 +131,6 @@ impl Master<'_> {
             Step::Append { value } => {
                 Reply::Number(self.write(LIST_DB, &[b"RPUSH", &list, value.to_string().as_bytes()]))
             }
-            Step::ReadAll => Reply::All {
-                register: self.dataset.text(TEXT_DB, &register),
-                counter: self.dataset.text(TEXT_DB, &counter).unwrap_or(0),
-                list: self.dataset.list(LIST_DB, &list),
-            },
             Step::WriteAll { value } => {
                 self.stream.begin_transaction();
                 self.set(&register, *value, None);

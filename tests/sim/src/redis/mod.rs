@@ -9,6 +9,7 @@ mod commands;
 pub mod dataset;
 pub mod dump;
 mod gate;
+mod reads;
 mod replica;
 mod roles;
 mod server;

@@ -2,6 +2,7 @@
 
 use super::dataset::{Dataset, RDB_HEAD};
 use super::dump::Saver;
+use super::reads::Reads;
 use super::stream::Stream;
 use crate::coverage;
 use crate::links::{FeedItem, FeedLink};
@@ -69,6 +70,7 @@ pub struct Applying<'a> {
     pub feed_token: &'a [u8],
     pub applied: &'a mut Vec<Applied>,
     pub saver: &'a mut Saver,
+    pub reads: &'a mut Reads,
 }
 
 impl Replica {
@@ -172,6 +174,12 @@ impl Replica {
             let index = std::str::from_utf8(words[1]).expect("digits").parse().expect("a number");
             on.bridge.set_applied(index);
             on.applied.push(Applied { index, digest: on.dataset.digest() });
+            return;
+        }
+        if words[0] == b"RAFT.READ" {
+            assert!(self.open.is_none(), "RAFT.READ inside a transaction");
+            let through = std::str::from_utf8(words[1]).expect("digits").parse().expect("a number");
+            on.reads.run(through, on.dataset, on.bridge.applied());
             return;
         }
         if words[0] == b"RAFT.SNAPSHOT" {

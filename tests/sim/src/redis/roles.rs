@@ -89,6 +89,7 @@ impl Server {
         self.gate.open(epoch);
         let offset = self.stream.offset;
         turn.bridge.tell_raft(ToRaft::Promoted { epoch, replid, offset });
+        self.reads_start_over(turn);
         self.wake_waiters(turn);
     }
 
@@ -102,6 +103,7 @@ impl Server {
         self.saver.kill();
         self.dataset.clear();
         self.stream.restart(turn.random.replid(), 0);
+        self.reads_start_over(turn);
         self.wake_waiters(turn);
     }
 

@@ -1,9 +1,10 @@
 //! One server process as its main thread sees it: connections, dataset, stream, gate, and the turns of the event loop.
 
-use super::commands::{Master, Reply, Request, Watched};
+use super::commands::{Master, Reply, Request, Step, Watched};
 use super::dataset::Dataset;
 use super::dump::{Child, Saver};
 use super::gate::Gate;
+use super::reads::Reads;
 use super::replica::{Applied, Applying, Link, Replica};
 use super::stream::Stream;
 use crate::coverage;
@@ -69,7 +70,18 @@ pub(super) struct Connection {
     watched: Watched,
     /// Waits for a leader with this request until this time.
     waiting: Option<(Request, u64)>,
+    /// It said `READONLY`.
+    readonly: bool,
+    /// Waits for its turn in the feed.
+    reading: bool,
     closed: bool,
+}
+
+impl Connection {
+    /// Nothing more is read from it for now.
+    fn is_blocked(&self) -> bool {
+        self.waiting.is_some() || self.reading
+    }
 }
 
 pub(super) enum Role {
@@ -83,6 +95,7 @@ pub struct Server {
     pub(super) role: Role,
     pub(super) gate: Gate,
     pub saver: Saver,
+    reads: Reads,
     /// PSYNC names the stream; else it asks for everything.
     pub(super) has_history: bool,
     pub(super) connections: BTreeMap<u64, Connection>,
@@ -117,6 +130,7 @@ impl Server {
             role: Role::Master,
             gate: Gate::default(),
             saver: Saver::default(),
+            reads: Reads::default(),
             has_history,
             connections: BTreeMap::new(),
             follow_at_us: None,
@@ -131,8 +145,9 @@ impl Server {
         }
     }
 
-    pub fn connect(&mut self, connection: u64) {
-        self.connections.insert(connection, Connection::default());
+    /// `readonly`: it says `READONLY` at once.
+    pub fn connect(&mut self, connection: u64, readonly: bool) {
+        self.connections.insert(connection, Connection { readonly, ..Connection::default() });
     }
 
     /// A client's request arrives. False: its connection is not there.
@@ -145,9 +160,12 @@ impl Server {
     }
 
     /// The client has gone; what it has sent is still read.
-    pub fn client_closed(&mut self, connection: u64) {
-        if let Some(connection) = self.connections.get_mut(&connection) {
+    pub fn client_closed(&mut self, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
             connection.closed = true;
+            if std::mem::take(&mut connection.reading) {
+                self.reads.forget(id);
+            }
         }
     }
 
@@ -171,7 +189,7 @@ impl Server {
         }
         let paused = self.gate.is_sealed();
         let can = |(id, connection): (&u64, &Connection)| {
-            let idle = connection.waiting.is_none() && !self.gate.holds(*id);
+            let idle = !connection.is_blocked() && !self.gate.holds(*id);
             let asks = !connection.inbox.is_empty() && !paused;
             idle && (asks || (connection.closed && connection.inbox.is_empty()))
         };
@@ -201,6 +219,7 @@ impl Server {
         }
         let forked = self.saver.fork_if_due(self.gate.epoch(), &self.dataset, turn.bridge);
         self.gate.before_sleep(&mut self.stream, turn.bridge, forked, turn.now_us);
+        self.reads.tell(turn.bridge);
         turn.outcome.child = self.saver.take_child();
         self.write_replies(turn);
         self.serve_capture(turn);
@@ -215,7 +234,7 @@ impl Server {
             Role::Replica(_) => self.acknowledge_at_us,
             Role::Master => self.expire_at_us.min(self.ping_at_us),
         };
-        follow.min(role).min(waiting.unwrap_or(u64::MAX))
+        follow.min(role).min(waiting.unwrap_or(u64::MAX)).min(self.reads.deadline_us())
     }
 
     fn release(&mut self, turn: &mut Turn) {
@@ -256,6 +275,10 @@ impl Server {
             let (request, _) = connection.waiting.take().expect("listed above");
             connection.outbox.push((request.number, Reply::NoLeader));
         }
+        while let Some(late) = self.reads.take_late(turn.now_us) {
+            coverage::mark("read at a follower given up");
+            self.has_read(late.connection, late.request.number, Reply::NoLeader);
+        }
     }
 
     /// A closed gate means that the module is about to follow: the server is paused then, and expires nothing.
@@ -280,7 +303,7 @@ impl Server {
                 continue;
             }
             while let Some(connection) = self.connections.get_mut(&id) {
-                if connection.waiting.is_some() {
+                if connection.is_blocked() {
                     break;
                 }
                 let Some(request) = connection.inbox.pop_front() else { break };
@@ -309,6 +332,12 @@ impl Server {
     fn elsewhere(&mut self, id: u64, request: Request, fresh: bool, turn: &mut Turn) {
         let status = turn.bridge.status();
         let connection = self.connections.get_mut(&id).expect("it asks");
+        let only_reads = matches!(request.step, Step::Get | Step::ReadAll);
+        let follows = matches!(self.role, Role::Replica(_)) && status.state == State::Up;
+        if connection.readonly && only_reads && follows && fresh {
+            connection.reading = true;
+            return self.reads.ask(id, request, turn.now_us + LEADER_WAIT_US, turn.bridge);
+        }
         let reply = match (status.state, leader_elsewhere(&status)) {
             (State::Uninitialized | State::Joining | State::Removed, _) => Reply::NoLeader,
             (_, Some(address)) => Reply::Moved { address: address.to_string() },
@@ -319,6 +348,25 @@ impl Server {
             (_, None) => Reply::NoLeader,
         };
         connection.outbox.push((request.number, reply));
+    }
+
+    /// A read at this follower has its reply.
+    fn has_read(&mut self, id: u64, number: u64, reply: Reply) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.reading = false;
+            connection.outbox.push((number, reply));
+        }
+    }
+
+    /// This server follows no more: who reads here starts over.
+    pub(super) fn reads_start_over(&mut self, turn: &mut Turn) {
+        for read in self.reads.take_all() {
+            if let Some(connection) = self.connections.get_mut(&read.connection) {
+                coverage::mark("read at a follower that was promoted or removed");
+                connection.reading = false;
+                self.run(read.connection, read.request, false, turn);
+            }
+        }
     }
 
     /// A leader is known: everyone who waits tries again.
@@ -347,10 +395,7 @@ impl Server {
         }
         let gate = &self.gate;
         self.connections.retain(|id, connection| {
-            !connection.closed
-                || gate.holds(*id)
-                || !connection.inbox.is_empty()
-                || connection.waiting.is_some()
+            !connection.closed || gate.holds(*id) || !connection.inbox.is_empty() || connection.is_blocked()
         });
     }
 
@@ -388,6 +433,7 @@ impl Server {
             feed_token: &self.feed_token,
             applied: &mut turn.outcome.applied,
             saver: &mut self.saver,
+            reads: &mut self.reads,
         };
         let mut alive = false;
         if let Some(link) = turn.links.feed.as_mut().filter(|link| link.number == number) {
@@ -399,6 +445,9 @@ impl Server {
         if !alive {
             replica.disconnected(turn.now_us + turn.random.between(500, 200_000));
             turn.links.feed = turn.links.feed.take().filter(|link| link.number != number);
+        }
+        for (id, number, reply) in self.reads.take_answered() {
+            self.has_read(id, number, reply);
         }
     }
 
