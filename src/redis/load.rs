@@ -320,7 +320,7 @@ fn start(
         shutdown: Default::default(),
         pause_due: Cell::new(false),
         pause_ends: Cell::new(None),
-        follow_due: Cell::new(false),
+        follow_due: Cell::new(None),
         retired: Cell::new(None),
         took_over: Cell::new(false),
         raft_thread: RefCell::new(None),

@@ -60,8 +60,8 @@ pub struct MainThread {
     pub pause_due: Cell<bool>,
     /// When a pause of all clients ends at the latest.
     pub pause_ends: Cell<Option<Instant>>,
-    /// The server is to become a replica of the module, and is not yet.
-    pub follow_due: Cell<bool>,
+    /// The server is to become a replica of the module, at this port, and not before that time.
+    pub follow_due: Cell<Option<(Instant, u16)>>,
     /// When this node was removed from its cluster, and the newest client that had come by then.
     pub retired: Cell<Option<(Instant, u64)>>,
     /// The settings that the module owns were set.

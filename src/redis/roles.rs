@@ -64,54 +64,44 @@ fn handle(ctx: Context, state: &MainThread, message: ToMain) {
     }
 }
 
-/// While the server loads its own RDB at start, it cannot change its role.
-const LOADING_PAUSE_MS: i64 = 20;
 /// After a REPLICAOF that failed.
-const RETRY_PAUSE_MS: i64 = 500;
-/// An administrator's answer is on its way from the raft thread.
-const ANSWER_PAUSE_MS: i64 = 1;
-
-fn port_data(port: u16) -> *mut c_void {
-    port as usize as *mut c_void
-}
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// REPLICAOF ends every blocked client with an error, so none may be blocked then: clients are paused from the
-/// moment that this node stops leading, and whoever waits for an answer that is on its way gets it first.
+/// moment that this node stops leading, and whoever waits for an answer that is on its way gets it first. Nor can a
+/// server change its role while it loads its own RDB at start.
 fn follow(ctx: Context, state: &MainThread, port: u16) {
-    state.follow_due.set(true);
+    state.follow_due.set(Some((Instant::now(), port)));
     state.retired.set(None);
     pause(ctx);
-    if ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0 {
-        // SAFETY: the callback is a function of this file; its argument is a number.
-        unsafe {
-            ffi::api!(RedisModule_CreateTimer)(ctx, LOADING_PAUSE_MS, Some(follow_later), port_data(port))
-        };
+    let is_loading = ffi::context_flags(ctx) & raw::REDISMODULE_CTX_FLAGS_LOADING != 0;
+    if is_loading || state.tickets.are_waiting() {
         return;
     }
-    if state.tickets.are_waiting() {
-        // SAFETY: as above.
-        unsafe {
-            ffi::api!(RedisModule_CreateTimer)(ctx, ANSWER_PAUSE_MS, Some(follow_later), port_data(port))
-        };
-        return;
-    }
-    state.follow_due.set(false);
     if !state.took_over.replace(true) {
         settings::take_over(ctx);
     }
-    if let Err(error) = ffi::call(ctx, &["REPLICAOF", "127.0.0.1", &port.to_string()]) {
-        // Without the feed this node can only vote; that is worth more than a dead process.
-        log::error!("cannot become a replica of the raft log, trying again: {error}");
-        state.follow_due.set(true);
-        // SAFETY: as above.
-        unsafe {
-            ffi::api!(RedisModule_CreateTimer)(ctx, RETRY_PAUSE_MS, Some(follow_later), port_data(port))
-        };
-    } else {
-        state.follower_reads.follows();
+    match ffi::call(ctx, &["REPLICAOF", "127.0.0.1", &port.to_string()]) {
+        Ok(_) => {
+            state.follow_due.set(None);
+            state.follower_reads.follows();
+        }
+        Err(error) => {
+            // Without the feed this node can only vote; that is worth more than a dead process.
+            log::error!("cannot become a replica of the raft log, trying again: {error}");
+            state.follow_due.set(Some((Instant::now() + RETRY_PAUSE, port)));
+        }
     }
     // A pause that reached into following would hold up the feed itself, which is a client as well.
     unpause(ctx, state);
+}
+
+/// What stood in the way may be over: looked at in each turn, of which there are several a second. No timer of the server
+/// would do: they go by the time of day, and one set back by an hour would be an hour late.
+fn follow_if_due(ctx: Context, state: &MainThread) {
+    if let Some((_, port)) = state.follow_due.get().filter(|(at, _)| Instant::now() >= *at) {
+        follow(ctx, state, port);
+    }
 }
 
 fn unpause(ctx: Context, state: &MainThread) {
@@ -121,7 +111,7 @@ fn unpause(ctx: Context, state: &MainThread) {
 
 /// This node was taken out of its cluster: a master without data, as before INIT or JOIN.
 fn retire(ctx: Context, state: &MainThread) {
-    state.follow_due.set(false);
+    state.follow_due.set(None);
     state.follower_reads.stops_following(state);
     state.retired.set(Some((Instant::now(), newest_client(ctx))));
     if let Err(error) = ffi::call(ctx, &["REPLICAOF", "NO", "ONE"]) {
@@ -175,14 +165,6 @@ fn resume_clients(ctx: Context, state: &MainThread) {
     state.pause_ends.set(None);
     if let Err(error) = ffi::call(ctx, &["CLIENT", "UNPAUSE"]) {
         log::error!("cannot resume clients: {error}");
-    }
-}
-
-/// Unless this node was removed meanwhile.
-unsafe extern "C" fn follow_later(ctx: Context, port: *mut c_void) {
-    let state = main_thread::get();
-    if state.follow_due.get() {
-        follow(ctx, state, port as usize as u16);
     }
 }
 
@@ -283,6 +265,7 @@ pub unsafe extern "C" fn on_event_loop(
             // First: a leadership that ends now puts its last mark in place of this batch's. Two would be wrapped in
             // a transaction.
             handle_messages(ctx, state);
+            follow_if_due(ctx, state);
             end_pause_in_time(ctx, state);
             let forked = state.saver.fork_if_due(ctx, &state.bridge, state.gate.epoch());
             state.gate.before_sleep(ctx, &state.bridge, forked);

@@ -25,6 +25,8 @@ pub struct Options {
     pub disk_mb: Option<u32>,
     /// See [`Setup::limits_files`].
     pub limits_files: bool,
+    /// Variables of every node's environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -36,6 +38,7 @@ impl Default for Options {
             server_arguments: None,
             disk_mb: None,
             limits_files: false,
+            environment: Vec::new(),
         }
     }
 }
@@ -348,8 +351,12 @@ impl Cluster {
 }
 
 fn node_setup(options: &Options, proxy: Option<&Proxy>) -> Setup {
-    let mut setup =
-        Setup { disk_mb: options.disk_mb, limits_files: options.limits_files, ..Setup::with_module() };
+    let mut setup = Setup {
+        disk_mb: options.disk_mb,
+        limits_files: options.limits_files,
+        environment: options.environment.clone(),
+        ..Setup::with_module()
+    };
     if let Some(proxy) = proxy {
         let listen = peer_port(setup.port);
         let front = proxy.front(listen);

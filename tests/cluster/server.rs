@@ -305,9 +305,11 @@ impl Server {
         self.paused = true;
     }
 
-    /// SIGCONT after [`pause`](Self::pause).
+    /// SIGCONT after [`pause`](Self::pause); nothing if the process has ended meanwhile.
     pub fn resume(&mut self) {
-        self.signal(Signal::SIGCONT);
+        if !self.has_exited() {
+            self.signal(Signal::SIGCONT);
+        }
         self.paused = false;
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::message::{Index, NodeId, Term};
-use super::world::Stored;
+use super::disk::Stored;
 
 /// Knows the one history that all nodes must tell.
 #[derive(Default)]

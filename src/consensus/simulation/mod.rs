@@ -1,13 +1,17 @@
 //! Many cores on a simulated network with simulated disks, driven by one seed, and judged after every step.
 //!
-//! `world.rs` moves messages, disks and time; `judge.rs` knows what must hold between nodes; the tests here choose
+//! `world.rs` moves messages, disks and time, `faults.rs` disturbs them; `judge.rs` knows what must hold between nodes; the tests here choose
 //! the faults.
 
 mod clock;
+mod disk;
+mod faults;
 mod judge;
+mod snapshots;
 mod world;
 
-use world::{Faults, World};
+use faults::Faults;
+use world::World;
 
 /// `count` seeds from `first` on; `SEEDS=10` in the environment makes it ten times as many.
 fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {

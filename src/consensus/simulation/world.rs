@@ -5,104 +5,30 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::super::random::Random;
 use super::super::*;
 use super::clock::Clock;
+use super::disk::{membership_at, position_of, replace_tail, DiskImage, PendingWrite, Stored};
+use super::faults::Faults;
 use super::judge::Judge;
-
-/// What may go wrong. The numbers are percent of messages.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Faults {
-    pub loss: u64,
-    pub duplication: u64,
-    pub reordering: u64,
-    pub partitions: bool,
-    pub crashes: bool,
-    pub membership: bool,
-    /// Links are said to be broken that are not, and nodes that they must not stand.
-    pub false_hints: bool,
-    /// Logs lose their beginning, and whoever needs it is sent a snapshot.
-    pub compaction: bool,
-    /// Payloads of durable entries become unreadable, and ends of logs are cut away, on one node at a time.
-    pub damage: bool,
-    /// Leaders answer reads by themselves, on clocks that run up to a tenth too fast or too slow; the setting changes,
-    /// processes die and are back at once.
-    pub leases: bool,
-}
-
-/// One entry on a disk or in a driver's memory, with what stands for its payload.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Stored {
-    pub meta: EntryMeta,
-    pub payload: u64,
-}
-
-/// A write with its payloads, on its way to the disk.
-#[derive(Clone)]
-struct PendingWrite {
-    write: Write,
-    payloads: Vec<u64>,
-}
-
-#[derive(Default)]
-struct DiskImage {
-    term: Term,
-    vote: Option<NodeId>,
-    promise_us: u64,
-    /// From the first entry on, also those that a snapshot stands for.
-    log: Vec<Stored>,
-    /// Up to here a snapshot stands for the entries.
-    base: Index,
-    /// Entries whose payload cannot be read.
-    holes: BTreeSet<Index>,
-    /// Set when the log is cut: what was committed anywhere then.
-    cut_at: Option<Index>,
-}
-
-impl DiskImage {
-    fn apply(&mut self, pending: PendingWrite) {
-        let PendingWrite { write, payloads } = pending;
-        if let Some((term, vote)) = write.hard_state {
-            (self.term, self.vote) = (term, vote);
-        }
-        self.promise_us = write.promise_us.unwrap_or(self.promise_us);
-        if let Some(from) = write.truncate_from {
-            self.holes.split_off(&from);
-        }
-        replace_tail(&mut self.log, &write, &payloads);
-    }
-}
-
-fn replace_tail(log: &mut Vec<Stored>, write: &Write, payloads: &[u64]) {
-    if let Some(from) = write.truncate_from {
-        assert!(from as usize <= log.len(), "truncation of what is not there");
-        log.truncate(from as usize - 1);
-    }
-    if let Some(append) = &write.append {
-        assert_eq!(append.first as usize, log.len() + 1, "a gap in the log");
-        assert_eq!(append.entries.len(), payloads.len(), "each entry has a payload");
-        let stored = |(meta, payload): (&EntryMeta, &u64)| Stored { meta: meta.clone(), payload: *payload };
-        log.extend(append.entries.iter().zip(payloads).map(stored));
-    }
-}
 
 pub(super) struct Machine {
     /// None while the process is down.
     pub(super) raft: Option<Raft>,
     /// Tells the events of a former process from those of the present one.
-    life: u64,
-    disk: DiskImage,
-    pending: VecDeque<PendingWrite>,
+    pub(super) life: u64,
+    pub(super) disk: DiskImage,
+    pub(super) pending: VecDeque<PendingWrite>,
     /// The driver's log: what was handed to the disk, durable or not.
-    log: Vec<Stored>,
+    pub(super) log: Vec<Stored>,
     /// The holes in it.
-    holes: BTreeSet<Index>,
+    pub(super) holes: BTreeSet<Index>,
     pub(super) commit: Index,
-    disk_free_us: u64,
-    next_tick_us: u64,
+    pub(super) disk_free_us: u64,
+    pub(super) next_tick_us: u64,
     pub(super) clock: Clock,
     /// What this node asks voters to promise, when it leads.
     pub(super) lease_us: u64,
 }
 
-enum Event {
+pub(super) enum Event {
     Deliver {
         to: NodeId,
         from: NodeId,
@@ -134,11 +60,11 @@ enum Event {
 pub(super) struct World {
     pub(super) now_us: u64,
     pub(super) random: Random,
-    faults: Faults,
-    seed: u64,
+    pub(super) faults: Faults,
+    pub(super) seed: u64,
     pub(super) machines: BTreeMap<NodeId, Machine>,
-    events: BTreeMap<(u64, u64), Event>,
-    sequence: u64,
+    pub(super) events: BTreeMap<(u64, u64), Event>,
+    pub(super) sequence: u64,
     /// Directed links that lose everything.
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) judge: Judge,
@@ -146,23 +72,9 @@ pub(super) struct World {
     pub installations: u64,
     /// Reads that a lease answered.
     pub reads_by_lease: u64,
-    next_payload: u64,
-    next_read: u64,
-    fingerprint: u64,
-}
-
-/// Where a log that begins with the first entry stands at `index`.
-fn position_of(log: &[Stored], index: Index) -> Position {
-    let term = (index as usize).checked_sub(1).map_or(0, |at| log[at].meta.term);
-    Position { index, term }
-}
-
-/// The membership that the entries up to `index` have left.
-fn membership_at(log: &[Stored], index: Index) -> Option<Membership> {
-    log[..index as usize].iter().rev().find_map(|stored| match &stored.meta.kind {
-        EntryKind::Membership(membership) => Some((**membership).clone()),
-        _ => None,
-    })
+    pub(super) next_payload: u64,
+    pub(super) next_read: u64,
+    pub(super) fingerprint: u64,
 }
 
 pub(super) const NODES: NodeId = 5;
@@ -212,7 +124,7 @@ impl World {
     }
 
     /// Three voters from the start; the other nodes know nothing until they are told.
-    fn membership_at_start(id: NodeId) -> Membership {
+    pub(super) fn membership_at_start(id: NodeId) -> Membership {
         if id <= 3 {
             Membership { voters: [1, 2, 3].into(), learners: BTreeSet::new() }
         } else {
@@ -279,7 +191,7 @@ impl World {
         self.judge.reads_lost(id);
     }
 
-    fn schedule(&mut self, at_us: u64, event: Event) {
+    pub(super) fn schedule(&mut self, at_us: u64, event: Event) {
         self.sequence += 1;
         self.events.insert((at_us, self.sequence), event);
     }
@@ -332,7 +244,7 @@ impl World {
         }
     }
 
-    fn disk_done(&mut self, id: NodeId, life: u64, write: WriteId) {
+    pub(super) fn disk_done(&mut self, id: NodeId, life: u64, write: WriteId) {
         let Some(machine) = self.machines.get_mut(&id).filter(|machine| machine.life == life) else { return };
         while machine.pending.front().is_some_and(|pending| pending.write.id <= write) {
             if let Some(pending) = machine.pending.pop_front() {
@@ -482,7 +394,7 @@ impl World {
         assert!(whole, "{id} would vote, and its log is not whole\n{}", self.describe());
     }
 
-    fn leaders(&self) -> Vec<NodeId> {
+    pub(super) fn leaders(&self) -> Vec<NodeId> {
         let leads = |m: &Machine| m.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader);
         self.machines.iter().filter(|(_, machine)| leads(machine)).map(|(id, _)| *id).collect()
     }
@@ -513,231 +425,8 @@ impl World {
         self.schedule(self.now_us + pause_us, Event::Client);
     }
 
-    fn fault(&mut self) {
-        let anybody = 1 + self.random.below(NODES);
-        let other = 1 + self.random.below(NODES);
-        // Leaders are hit more often: what they alone hold is what can go wrong.
-        let id = self.leaders().pop().filter(|_| self.random.below(2) == 0).unwrap_or(anybody);
-        let Faults { partitions, crashes, membership, false_hints, damage, leases, .. } = self.faults;
-        match self.random.below(if damage { 14 } else { 10 }) {
-            _ if leases && self.random.below(2) == 0 => self.trouble_leases(id, other),
-            0 | 1 if partitions => self.partition(id, other),
-            2 | 3 if partitions => self.cut.clear(),
-            4 | 5 if crashes && self.machines[&id].raft.is_some() => {
-                self.crash(id);
-                if leases && self.random.below(2) == 0 {
-                    self.start(id);
-                }
-                for peer in 1..=NODES {
-                    self.input(peer, Input::PeerUnreachable { peer: id }, Vec::new());
-                }
-            }
-            6 if false_hints => self.input(id, Input::PeerUnreachable { peer: other }, Vec::new()),
-            7 if false_hints => self.input(id, Input::PeerReachable { peer: other }, Vec::new()),
-            8 if membership => self.change_membership(other),
-            9 if membership => {
-                let target = (self.random.below(2) == 0).then_some(other);
-                self.leaders()
-                    .into_iter()
-                    .for_each(|id| self.input(id, Input::Transfer { target }, Vec::new()));
-            }
-            0..4 if false_hints => {
-                let abstain = self.random.below(2) == 0;
-                self.input(id, Input::Abstain { abstain }, Vec::new());
-            }
-            10 | 11 => self.damage(id),
-            12 | 13 => self.cut_log(id),
-            _ => {}
-        }
-        self.match_logs();
-        for id in 1..=NODES {
-            if self.machines[&id].raft.is_none() && self.random.below(3) == 0 {
-                self.start(id);
-            }
-        }
-        let pause_us = 20_000 + self.random.below(200_000);
-        self.schedule(self.now_us + pause_us, Event::Fault);
-    }
-
-    /// No other node lacks anything: then what one loses is still on a majority less one, and no more is lost.
-    fn others_are_whole(&self, id: NodeId) -> bool {
-        let whole = |machine: &Machine| machine.disk.cut_at.is_none() && machine.disk.holes.is_empty();
-        self.machines.iter().all(|(other, machine)| *other == id || whole(machine))
-    }
-
-    /// Some durable entries cannot be read any more.
-    fn damage(&mut self, id: NodeId) {
-        let durable = match &self.machines[&id].raft {
-            // What a sole voter loses is lost.
-            Some(raft) if raft.membership().voters.len() < 2 => return,
-            Some(raft) => raft.durable(),
-            None => self.machines[&id].disk.log.len() as Index,
-        };
-        let base = self.machines[&id].disk.base;
-        if durable <= base || !self.others_are_whole(id) {
-            return;
-        }
-        for _ in 0..=self.random.below(4) {
-            // The newest entries are the interesting ones.
-            let newest = self.random.below(2) == 0;
-            let hole = if newest {
-                durable - self.random.below((durable - base).min(3))
-            } else {
-                base + 1 + self.random.below(durable - base)
-            };
-            let machine = self.machines.get_mut(&id).expect("a machine");
-            machine.disk.holes.insert(hole);
-            machine.holes.insert(hole);
-        }
-        self.report_holes(id);
-        let life = self.machines[&id].life;
-        self.schedule(self.now_us + 5_000, Event::Heal { id, life });
-    }
-
-    fn report_holes(&mut self, id: NodeId) {
-        let holes = self.machines[&id].holes.iter().copied().collect();
-        self.input(id, Input::Impaired { holes }, Vec::new());
-    }
-
-    /// What another node can give is read and written again.
-    fn fill_holes(&mut self, id: NodeId) {
-        let machine = &self.machines[&id];
-        let filled = machine.holes.iter().find(|hole| {
-            let at = **hole as usize - 1;
-            self.machines.iter().any(|(other, from)| {
-                *other != id
-                    && from.raft.is_some()
-                    && !self.cut.contains(&(id, *other))
-                    && !self.cut.contains(&(*other, id))
-                    && !from.holes.contains(hole)
-                    && from.log.get(at) == machine.log.get(at)
-            })
-        });
-        if let Some(filled) = filled.copied() {
-            let machine = self.machines.get_mut(&id).expect("a machine");
-            machine.disk.holes.remove(&filled);
-            machine.holes.remove(&filled);
-            self.report_holes(id);
-        }
-        if !self.machines[&id].holes.is_empty() {
-            let pause_us = 1_000 + self.random.below(if self.faults.damage { 100_000 } else { 1_000 });
-            let life = self.machines[&id].life;
-            self.schedule(self.now_us + pause_us, Event::Heal { id, life });
-        }
-    }
-
-    /// The process dies, and an operator cuts the end of its log off.
-    fn cut_log(&mut self, id: NodeId) {
-        let machine = &self.machines[&id];
-        let Some(raft) = &machine.raft else { return };
-        // What a sole voter loses is lost.
-        if machine.disk.log.is_empty() || raft.membership().voters.len() < 2 || !self.others_are_whole(id) {
-            return;
-        }
-        self.crash(id);
-        let known = self.judge.committed.len() as Index;
-        let lost = 1 + self.random.below(5);
-        let machine = self.machines.get_mut(&id).expect("a machine");
-        let kept = machine.disk.log.len().saturating_sub(lost as usize).max(machine.disk.base as usize);
-        machine.disk.log.truncate(kept);
-        machine.disk.holes.split_off(&(kept as Index + 1));
-        machine.disk.cut_at = Some(known);
-    }
-
-    fn partition(&mut self, id: NodeId, other: NodeId) {
-        match self.random.below(3) {
-            // One node alone.
-            0 => {
-                for peer in 1..=NODES {
-                    self.cut.extend([(id, peer), (peer, id)]);
-                }
-            }
-            // One link, in one direction.
-            1 => {
-                self.cut.insert((id, other));
-            }
-            // Two sides.
-            _ => {
-                let side = self.random.below(1 << NODES);
-                for (a, b) in (1..=NODES).flat_map(|a| (1..=NODES).map(move |b| (a, b))) {
-                    if side >> (a - 1) & 1 != side >> (b - 1) & 1 {
-                        self.cut.insert((a, b));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Somebody makes a snapshot of some of what it knows to be decided, and drops those entries.
-    fn compact(&mut self) {
-        let id = 1 + self.random.below(NODES);
-        let Some(machine) = self.machines.get_mut(&id) else { return };
-        let Some(raft) = &machine.raft else { return };
-        let (base, end) = (machine.disk.base, raft.commit().min(raft.durable()));
-        if end <= base {
-            return;
-        }
-        let through = base + 1 + self.random.below(end - base);
-        machine.disk.base = through;
-        machine.holes.retain(|hole| *hole > through);
-        machine.disk.holes.retain(|hole| *hole > through);
-        self.compactions += 1;
-        self.input(id, Input::Compacted { through }, Vec::new());
-    }
-
-    /// What drivers do: as long as the core says that a peer needs a snapshot.
-    fn repeat_snapshots(&mut self) {
-        for id in self.leaders() {
-            let Some(raft) = &self.machines[&id].raft else { continue };
-            let wanting: Vec<_> =
-                raft.progress().filter(|(_, p)| p.needs_snapshot).map(|(id, _)| id).collect();
-            wanting.into_iter().for_each(|to| self.send_snapshot(id, to));
-        }
-    }
-
-    fn send_snapshot(&mut self, from: NodeId, to: NodeId) {
-        let Some(machine) = self.machines.get(&from) else { return };
-        let index = machine.disk.base + self.random.below(machine.commit + 1 - machine.disk.base);
-        let entries = machine.log[..index as usize].to_vec();
-        if self.random.below(100) >= self.faults.loss && !self.cut.contains(&(from, to)) {
-            let delay_us = 1_000 + self.random.below(40_000);
-            self.schedule(self.now_us + delay_us, Event::Install { to, entries });
-        }
-    }
-
-    /// The driver's part of an installation: nothing is under way, the log on disk is replaced, the core is told.
-    fn install(&mut self, id: NodeId, entries: Vec<Stored>) {
-        let Some(machine) = self.machines.get(&id) else { return };
-        let Some(raft) = &machine.raft else { return };
-        let position = position_of(&entries, entries.len() as Index);
-        if position.index <= machine.commit || raft.role() == Role::Leader {
-            return;
-        }
-        let last_write = machine.pending.back().map(|pending| pending.write.id);
-        if let Some(write) = last_write {
-            self.disk_done(id, self.machines[&id].life, write);
-        }
-        let Some(machine) = self.machines.get_mut(&id) else { return };
-        let Some(raft) = &machine.raft else { return };
-        // The answers to the last writes may have led to new ones, or to leadership.
-        if !machine.pending.is_empty() || raft.role() == Role::Leader {
-            return;
-        }
-        if !raft.holds(position) {
-            machine.log = entries.clone();
-            machine.disk.log = entries.clone();
-            machine.disk.base = position.index;
-            machine.holes.clear();
-            machine.disk.holes.clear();
-            self.installations += 1;
-        }
-        let membership =
-            membership_at(&entries, position.index).unwrap_or_else(|| Self::membership_at_start(1));
-        self.input(id, Input::InstalledSnapshot { position, membership }, Vec::new());
-    }
-
     /// Adds `other` as a learner, takes it out, or demotes it, as the leaders see it.
-    fn change_membership(&mut self, other: NodeId) {
+    pub(super) fn change_membership(&mut self, other: NodeId) {
         for id in self.leaders() {
             let Some(raft) = &self.machines[&id].raft else { continue };
             let mut membership = raft.membership().clone();
@@ -777,7 +466,7 @@ impl World {
         assert!(raft.durable() as usize <= machine.disk.log.len(), "durable is what is on the disk");
     }
 
-    fn match_logs(&self) {
+    pub(super) fn match_logs(&self) {
         let logs: Vec<&[Stored]> = self.machines.values().map(|machine| machine.log.as_slice()).collect();
         Judge::match_logs(&logs);
     }
