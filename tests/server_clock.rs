@@ -1,4 +1,4 @@
-//! Servers whose time of day jumps: a change of roles does not wait for it. The clock is set by the shim of `tests/chaos`.
+//! Servers whose time of day jumps: neither a change of roles nor anybody's patience goes by it. The clock is set by the shim of `tests/chaos`.
 #![cfg(feature = "redis")]
 
 mod cluster;
@@ -131,4 +131,31 @@ fn leaders_step_down_and_follow_while_the_time_of_day_runs_backwards() {
     for node in 0..3 {
         assert_eq!(cluster.local(node, "GET round").text(), "3");
     }
+}
+
+#[test]
+fn snapshots_and_clients_that_wait_go_on_while_the_time_of_day_runs_backwards() {
+    let _serial = serial(LIMIT);
+    let home = tempfile::tempdir().expect("a directory");
+    let clock = Clock::build(home.path());
+    let options = Options { environment: clock.environment(home.path()), ..Options::default() };
+    let mut cluster = Cluster::start_with(&options);
+    let _clock = clock.run_backwards();
+    let leader = cluster.leader();
+    let mut client = Connection::open(cluster.port(leader)).expect("a connection");
+    client.set_timeout(PATIENCE).expect("a timeout");
+    let compacted = client.call(&["RAFT.DEBUG", "COMPACT"]).expect("the end of the child is noticed");
+    assert_eq!(compacted.text(), "OK");
+    let followers: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    followers.iter().for_each(|node| cluster.server(*node).pause());
+    let role = || cluster.try_info(leader).ok()?.remove("raft_role");
+    assert!(
+        holds_within(PATIENCE, || role().is_some_and(|role| role != "leader")),
+        "it leads without a majority"
+    );
+    let mut client = Connection::open(cluster.port(leader)).expect("a connection");
+    client.set_timeout(PATIENCE).expect("a timeout");
+    let reply = client.call(&["SET", "key", "value"]).expect("patience ends");
+    followers.iter().for_each(|node| cluster.server(*node).resume());
+    assert!(reply.text().starts_with("CLUSTERDOWN"), "{reply}");
 }

@@ -11,11 +11,12 @@ use redis_module::raw;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 /// Beyond what any request may take by itself: an answer that never comes is a defect, not a hanging client.
-pub(super) const GRACE_MS: i64 = 10_000;
+pub(super) const GRACE_MS: u64 = 10_000;
 /// For what depends on the size of the dataset.
-const LONG_MS: i64 = 3_600_000;
+const LONG_MS: u64 = 3_600_000;
 
 #[derive(Clone, Copy)]
 pub(super) enum Form {
@@ -53,22 +54,22 @@ impl Tickets {
         &self,
         ctx: Context,
         form: Form,
-        timeout_ms: i64,
+        timeout_ms: u64,
         request: impl FnOnce(Ticket) -> ToRaft,
     ) -> c_int {
         if !super::wait::is_possible(ctx) {
             return ffi::reply_error(ctx, "ERR not allowed inside a transaction or a script");
         }
         let ticket = self.number();
-        // SAFETY: the callbacks are functions of this file; the private data is given when unblocking; the timer's
-        // argument is a number.
+        // SAFETY: the callbacks are functions of this file; the private data is given when unblocking.
         let client = unsafe {
             let client = api!(RedisModule_BlockClient)(ctx, Some(reply), None, Some(free), 0);
             api!(RedisModule_SetDisconnectCallback)(client, Some(disconnected));
-            api!(RedisModule_CreateTimer)(ctx, timeout_ms, Some(timed_out), ticket as usize as *mut c_void);
             client
         };
         self.waiting.borrow_mut().insert(ticket, Ticketed { client, form });
+        let timeout = Duration::from_millis(timeout_ms);
+        main_thread::get().timers.after(ctx, timeout, move |_| timed_out(ticket));
         main_thread::get().bridge.tell_raft(request(ticket));
         ffi::OK
     }
@@ -94,8 +95,8 @@ impl Tickets {
     }
 }
 
-unsafe extern "C" fn timed_out(_: Context, ticket: *mut c_void) {
-    main_thread::get().tickets.answer(ticket as usize as Ticket, None);
+fn timed_out(ticket: Ticket) {
+    main_thread::get().tickets.answer(ticket, None);
 }
 
 unsafe extern "C" fn disconnected(_: Context, client: *mut raw::RedisModuleBlockedClient) {
@@ -191,7 +192,7 @@ fn init_cluster(ctx: Context, state: &MainThread, id: Option<Text>) -> c_int {
         return ffi::reply_error(ctx, &message);
     }
     let with_data = has_no_data(ctx).is_err();
-    let timeout_ms = super::configs::current().election_timeout_ms as i64 * 4 + GRACE_MS;
+    let timeout_ms = super::configs::current().election_timeout_ms * 4 + GRACE_MS;
     let timeout_ms = if with_data { LONG_MS } else { timeout_ms };
     let request = |ticket| ToRaft::Init { ticket, cluster_id: id, with_data };
     state.tickets.issue(ctx, Form::Status, timeout_ms, request)
@@ -219,7 +220,7 @@ fn join_cluster(ctx: Context, state: &MainThread, words: &[Text]) -> c_int {
             &format!("ERR {reason}, which joining replaces; add FORCE if that is meant"),
         );
     }
-    let timeout_ms = super::configs::current().join_timeout_ms as i64 + GRACE_MS;
+    let timeout_ms = super::configs::current().join_timeout_ms + GRACE_MS;
     state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::Join { ticket, addresses })
 }
 
@@ -268,12 +269,12 @@ pub unsafe extern "C" fn node_command(ctx: Context, argv: *mut Text, argc: c_int
             "ERR a node that keeps its log in memory cannot choose its id: it must be 0",
         ),
         Ok((_, address, peer_address)) if in_memory => {
-            let timeout_ms = super::configs::current().join_timeout_ms as i64;
+            let timeout_ms = super::configs::current().join_timeout_ms;
             let request = |ticket| ToRaft::AddInMemory { ticket, address, peer_address };
             state.tickets.issue(ctx, form, timeout_ms, request)
         }
         Ok((id, address, peer_address)) => {
-            let timeout_ms = super::configs::current().join_timeout_ms as i64;
+            let timeout_ms = super::configs::current().join_timeout_ms;
             let request = |ticket| ToRaft::AddNode { ticket, id, address, peer_address };
             state.tickets.issue(ctx, form, timeout_ms, request)
         }
@@ -285,7 +286,7 @@ fn remove_node(ctx: Context, state: &MainThread, words: &[Text]) -> c_int {
     match parse_id(&ffi::lossy(*id)) {
         Err(reason) => ffi::reply_error(ctx, &format!("ERR {reason}")),
         Ok(id) => {
-            let timeout_ms = super::configs::current().join_timeout_ms as i64;
+            let timeout_ms = super::configs::current().join_timeout_ms;
             state.tickets.issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::RemoveNode { ticket, id })
         }
     }

@@ -128,13 +128,12 @@ impl FollowerReads {
         if self.timer_runs.replace(true) {
             return;
         }
-        let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis() as i64 + 1;
-        // SAFETY: the callback is a function of this file and ignores its argument.
-        unsafe { api!(RedisModule_CreateTimer)(ctx, left_ms, Some(time_passed), null_mut()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        main_thread::get().timers.after(ctx, left, time_passed);
     }
 }
 
-unsafe extern "C" fn time_passed(ctx: Context, _: *mut c_void) {
+fn time_passed(ctx: Context) {
     let state = main_thread::get();
     let reads = &state.follower_reads;
     let now = Instant::now();

@@ -297,6 +297,7 @@ fn start(
         transactions: Default::default(),
         blocked: Default::default(),
         tickets: Default::default(),
+        timers: Default::default(),
         saver: Default::default(),
         process: std::process::id(),
         words: Words {

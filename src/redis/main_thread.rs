@@ -10,6 +10,7 @@ use super::gate::Gate;
 use super::info::Build;
 use super::shutdown::Shutdown;
 use super::snapshot::Saver;
+use super::timers::Timers;
 use super::transactions::Transactions;
 use super::wait::Waiters;
 use crate::node::bridge::Bridge;
@@ -39,6 +40,7 @@ pub struct MainThread {
     pub transactions: Transactions,
     pub blocked: Blocked,
     pub tickets: Tickets,
+    pub timers: Timers,
     pub saver: Saver,
     /// The server's process id: a child that it forks has another.
     pub process: u32,

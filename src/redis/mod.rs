@@ -25,6 +25,7 @@ mod shutdown;
 mod signals;
 mod snapshot;
 mod symbols;
+mod timers;
 mod topology;
 mod transactions;
 mod transfer;

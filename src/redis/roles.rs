@@ -267,6 +267,7 @@ pub unsafe extern "C" fn on_event_loop(
             handle_messages(ctx, state);
             follow_if_due(ctx, state);
             end_pause_in_time(ctx, state);
+            state.timers.run_due(ctx);
             let forked = state.saver.fork_if_due(ctx, &state.bridge, state.gate.epoch());
             state.gate.before_sleep(ctx, &state.bridge, forked);
             state.follower_reads.tell(state);

@@ -14,18 +14,19 @@
 //! * Between the hand-over and the end, clients that were kept waiting are sent to the successor.
 //! * Inside a script that is too slow, where the server takes only `SHUTDOWN NOSAVE`, it runs as it is.
 
-use super::ffi::{self, api, Context, Text};
+use super::ffi::{self, Context, Text};
 use super::main_thread::{self, MainThread};
 use super::{access, gate, signals, symbols};
 use crate::node::bridge::{Answer, Ticket, ToRaft};
 use std::cell::{Cell, RefCell};
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
+use std::time::Duration;
 
 /// From the hand-over to the shutdown: time to follow, and to send waiting clients away.
-const LINGER_MS: i64 = 50;
+const LINGER: Duration = Duration::from_millis(50);
 /// The server looks once per turn of its cron whether to shut down, which is once a second at the slowest. Whoever
 /// lives after this long could not.
-const FAILED_AFTER_MS: i64 = 3_000;
+const FAILED_AFTER: Duration = Duration::from_secs(3);
 const OPTION: &str = "shutdown-on-sigterm";
 
 struct Asked {
@@ -75,8 +76,8 @@ impl Shutdown {
         log::info!("shutting down: handing leadership over first");
         let ticket = state.tickets.number();
         *self.asked.borrow_mut() = Some(Asked { ticket, ..asked });
-        let timeout_ms = super::configs::current().transfer_timeout_ms as i64;
-        later(ctx, timeout_ms, finish_late, ticket);
+        let timeout = Duration::from_millis(super::configs::current().transfer_timeout_ms);
+        state.timers.after(ctx, timeout, move |ctx| finish_late(ctx, ticket));
         state.bridge.tell_raft(ToRaft::Transfer { ticket, target: None });
     }
 
@@ -85,14 +86,14 @@ impl Shutdown {
         if self.asked.borrow().as_ref().is_none_or(|asked| asked.ticket != ticket) {
             return false;
         }
-        let pause_ms = match answer {
-            Answer::Ok | Answer::Moved { .. } => LINGER_MS,
+        let pause = match answer {
+            Answer::Ok | Answer::Moved { .. } => LINGER,
             other => {
                 log::warn!("shutting down without a successor: {other:?}");
-                0
+                Duration::ZERO
             }
         };
-        later(ctx, pause_ms, finish_late, ticket);
+        main_thread::get().timers.after(ctx, pause, move |ctx| finish_late(ctx, ticket));
         true
     }
 
@@ -108,7 +109,7 @@ impl Shutdown {
         self.given_on.set(true);
         signals::give_on(asked.signal);
         *self.asked.borrow_mut() = Some(asked);
-        later(ctx, FAILED_AFTER_MS, failed, 0);
+        main_thread::get().timers.after(ctx, FAILED_AFTER, failed);
     }
 
     /// Nobody shuts down any more. True: somebody did.
@@ -120,22 +121,16 @@ impl Shutdown {
     }
 }
 
-fn later(ctx: Context, pause_ms: i64, callback: unsafe extern "C" fn(Context, *mut c_void), number: u64) {
-    // SAFETY: the callback is a function of this file; its argument is a number.
-    unsafe { api!(RedisModule_CreateTimer)(ctx, pause_ms, Some(callback), number as usize as *mut c_void) };
-}
-
-unsafe extern "C" fn finish_late(ctx: Context, ticket: *mut c_void) {
+fn finish_late(ctx: Context, ticket: Ticket) {
     let shutdown = &main_thread::get().shutdown;
-    let waits =
-        shutdown.asked.borrow().as_ref().is_some_and(|asked| asked.ticket == ticket as usize as Ticket);
+    let waits = shutdown.asked.borrow().as_ref().is_some_and(|asked| asked.ticket == ticket);
     if waits && !shutdown.given_on.get() {
         shutdown.finish(ctx);
     }
 }
 
 /// The server did not end: it could not save, or somebody aborted it.
-unsafe extern "C" fn failed(ctx: Context, _: *mut c_void) {
+fn failed(ctx: Context) {
     let shutdown = &main_thread::get().shutdown;
     shutdown.given_on.set(false);
     let former = shutdown.former.take();

@@ -4,7 +4,7 @@
 //! together with a mark in the stream. The dump goes into a file of its own beside the user's, whose name, `SAVE` and
 //! `BGSAVE` are not touched: while one child runs, the server refuses another.
 
-use super::ffi::{self, api, Context, Text};
+use super::ffi::{self, Context, Text};
 use super::main_thread::{self, MainThread};
 use super::symbols;
 use crate::node::bridge::{Bridge, Epoch, ToRaft};
@@ -12,9 +12,10 @@ use redis_module::raw;
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void, CString};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How often the child is looked at.
-const POLL_MS: i64 = 20;
+const POLL: Duration = Duration::from_millis(20);
 
 /// Asked for by the raft thread, for the end of this turn.
 struct Due {
@@ -108,11 +109,10 @@ fn child_is_running(ctx: Context) -> bool {
 }
 
 fn look_again(ctx: Context) {
-    // SAFETY: the callback is a function of this file and ignores its argument.
-    unsafe { api!(RedisModule_CreateTimer)(ctx, POLL_MS, Some(poll), std::ptr::null_mut()) };
+    main_thread::get().timers.after(ctx, POLL, poll);
 }
 
-unsafe extern "C" fn poll(ctx: Context, _: *mut c_void) {
+fn poll(ctx: Context) {
     let state = main_thread::get();
     state.saver.poll(ctx, &state.bridge);
 }

@@ -19,7 +19,7 @@ pub unsafe extern "C" fn transfer_command(ctx: Context, argv: *mut Text, argc: c
     // As with NODE ADD, 0 leaves the choice to the cluster.
     let target = target.filter(|id| *id != 0);
     let settings = super::configs::current();
-    let timeout_ms = (settings.transfer_timeout_ms + settings.election_timeout_ms) as i64 + GRACE_MS;
+    let timeout_ms = settings.transfer_timeout_ms + settings.election_timeout_ms + GRACE_MS;
     main_thread::get()
         .tickets
         .issue(ctx, Form::Status, timeout_ms, |ticket| ToRaft::Transfer { ticket, target })

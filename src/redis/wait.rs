@@ -11,6 +11,7 @@ use redis_module::raw;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 /// Whether a command may still wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,15 +46,7 @@ pub fn for_leader(ctx: Context, state: &MainThread) -> c_int {
     let number = state.waiters.next.get() + 1;
     state.waiters.next.set(number);
     let blocked = block(ctx);
-    // SAFETY: the callback is a function of this file; its argument is a number.
-    unsafe {
-        api!(RedisModule_CreateTimer)(
-            ctx,
-            timeout_ms as i64,
-            Some(timed_out),
-            number as usize as *mut c_void,
-        );
-    }
+    state.timers.after(ctx, Duration::from_millis(timeout_ms), move |_| timed_out(number));
     state.waiters.clients.borrow_mut().insert(number, blocked);
     ffi::OK
 }
@@ -103,9 +96,9 @@ unsafe extern "C" fn woken(_: Context, _: *mut c_void) {
     waking.set(waking.get() - 1);
 }
 
-unsafe extern "C" fn timed_out(_: Context, number: *mut c_void) {
+fn timed_out(number: u64) {
     let waiters = &main_thread::get().waiters;
-    let blocked = waiters.clients.borrow_mut().remove(&(number as usize as u64));
+    let blocked = waiters.clients.borrow_mut().remove(&number);
     if let Some(blocked) = blocked {
         waiters.wake(blocked, Reason::Expired);
     }
