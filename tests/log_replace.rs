@@ -55,7 +55,11 @@ fn a_replaced_log_is_empty_behind_its_base_and_goes_on() {
     assert!(!is_old(&harness));
     goes_on(harness, directory.path());
     replace(&SystemDisk, directory.path(), (2000, 9), SEGMENT_BYTES).expect("and again");
-    assert_eq!(Harness::open(directory.path()).expect("open").log.base(), (2000, 9));
+    let log = Harness::open(directory.path()).expect("open").log;
+    assert_eq!((log.base(), log.hard_state()), ((2000, 9), HardState { term: 9, vote: None }));
+    drop(log);
+    replace(&SystemDisk, directory.path(), (3000, 8), SEGMENT_BYTES).expect("of an earlier term");
+    assert_eq!(Harness::open(directory.path()).expect("open").log.hard_state().term, 9, "terms never fall");
 }
 
 #[test]

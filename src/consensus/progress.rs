@@ -66,6 +66,8 @@ pub(super) struct Progress {
     /// A learner has caught up when it reaches, within a moment, what was the end of the log when it set out.
     catch_up_target: Index,
     ready_reported_us: Option<u64>,
+    /// When a refusal last ended sending ahead.
+    refused_us: Option<u64>,
 }
 
 /// A learner this close to the end of the log will not delay a commit for long.
@@ -86,6 +88,7 @@ impl Progress {
             forgotten: None,
             catch_up_target: next - 1,
             ready_reported_us: None,
+            refused_us: None,
         }
     }
 
@@ -166,12 +169,21 @@ impl Progress {
         matches!(self.mode, Mode::Probe { .. })
     }
 
-    /// Whether a refusal of `prev` is an answer to what is in flight, and not an old one.
-    pub fn is_fresh_refusal(&self, prev: Index) -> bool {
+    /// Whether a refusal of `prev` is an answer to what is in flight, and not an old one. While entries are sent ahead, one in
+    /// `pause_us` counts: the refusals of all that was in flight at the first one may still be under way, and each of
+    /// them would send everything again. What is lost meanwhile is missed by [`Self::has_lost`].
+    pub fn take_refusal(&mut self, prev: Index, now_us: u64, pause_us: u64) -> bool {
         match self.mode {
             Mode::Snapshot => false,
             Mode::Probe { .. } => prev + 1 == self.next && prev > self.matched,
-            Mode::Replicate => prev > self.matched && prev < self.next,
+            Mode::Replicate => {
+                let rested = self.refused_us.is_none_or(|at_us| now_us.saturating_sub(at_us) >= pause_us);
+                let fresh = rested && prev > self.matched && prev < self.next;
+                if fresh {
+                    self.refused_us = Some(now_us);
+                }
+                fresh
+            }
         }
     }
 
@@ -264,12 +276,25 @@ mod tests {
         let mut peer = replicating();
         peer.sent(12, 0);
         peer.sent(13, 0);
-        assert!(!peer.is_fresh_refusal(10), "the peer has said that it holds 10");
-        assert!(peer.is_fresh_refusal(12));
-        assert!(!peer.is_fresh_refusal(14), "never sent");
+        assert!(!peer.take_refusal(10, 0, 100), "the peer has said that it holds 10");
+        assert!(!peer.take_refusal(14, 0, 100), "never sent");
+        assert!(peer.take_refusal(12, 0, 100));
         peer.probe_from(12);
-        assert!(peer.is_fresh_refusal(11));
-        assert!(!peer.is_fresh_refusal(12));
+        assert!(peer.take_refusal(11, 0, 100));
+        assert!(!peer.take_refusal(12, 0, 100));
+    }
+
+    /// A window of refusals, out of order, that each sent the window again would grow without end.
+    #[test]
+    fn of_a_storm_of_refusals_one_counts() {
+        let mut peer = replicating();
+        (12..20).for_each(|last| peer.sent(last, 0));
+        assert!(peer.take_refusal(13, 5, 100));
+        peer.probe_from(11);
+        peer.acknowledge(10);
+        (12..20).for_each(|last| peer.sent(last, 6));
+        assert!((11..19).all(|prev| !peer.take_refusal(prev, 104, 100)));
+        assert!(peer.take_refusal(13, 105, 100));
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Leader {
     /// One message without entries to each voter, so that it answers the read round.
     pub fn heartbeat_voters(&mut self, core: &Core, outputs: &mut Vec<Output>) {
         let stamp = self.stamp(core);
-        for (id, peer) in &self.peers {
+        for (id, peer) in &mut self.peers {
             if core.membership().is_voter(*id) {
                 heartbeat(core, *id, peer, stamp, outputs);
             }
@@ -72,11 +72,15 @@ impl Leader {
     }
 }
 
+/// A peer that lacks what lies before our log is asked at its start, and its refusal there counts as one of what was asked.
+fn begin_within_log(core: &Core, peer: &mut Progress) {
+    peer.next = peer.next.max(core.log.base().index + 1);
+}
+
 /// Sends entries as long as the window is open.
 fn replicate(core: &Core, id: NodeId, peer: &mut Progress, stamp: Stamp, outputs: &mut Vec<Output>) {
     let last = core.log.last_index();
-    // A peer that lacks what lies before our log waits at its start.
-    peer.next = peer.next.max(core.log.base().index + 1);
+    begin_within_log(core, peer);
     let mut first = peer.next;
     while first <= last && peer.may_send(core.settings.max_inflight_messages) {
         let entries = core.log.entries(first, MAX_ENTRIES_PER_MESSAGE, core.settings.max_message_bytes);
@@ -88,7 +92,8 @@ fn replicate(core: &Core, id: NodeId, peer: &mut Progress, stamp: Stamp, outputs
 }
 
 /// A message without entries. It never leads to a refusal, except while probing, where that is its use.
-fn heartbeat(core: &Core, id: NodeId, peer: &Progress, stamp: Stamp, outputs: &mut Vec<Output>) {
+fn heartbeat(core: &Core, id: NodeId, peer: &mut Progress, stamp: Stamp, outputs: &mut Vec<Output>) {
+    begin_within_log(core, peer);
     let prev = match peer.mode {
         Mode::Probe { .. } | Mode::Snapshot => peer.next - 1,
         Mode::Replicate => peer.matched,
@@ -150,10 +155,11 @@ impl Raft {
         }
         peer.heard(core.now_us, round);
         let base = core.log.base().index;
-        if peer.is_fresh_refusal(prev) && prev <= base && base > 0 {
+        let fresh = peer.take_refusal(prev, core.now_us, core.settings.heartbeat_us);
+        if fresh && prev <= base && base > 0 {
             peer.await_snapshot(base + 1);
             outputs.push(Output::SnapshotNeeded { to: from });
-        } else if peer.is_fresh_refusal(prev) {
+        } else if fresh {
             let candidate = core.log.at_or_before(conflict.index.min(prev - 1), conflict.term).index;
             let lowest = peer.matched.max(base);
             let next = candidate.max(lowest) + 1;
@@ -185,8 +191,9 @@ impl Raft {
     /// A message without entries to one peer.
     pub(super) fn inform(&mut self, id: NodeId, outputs: &mut Vec<Output>) {
         let Raft { core, state: State::Leader(leader), .. } = self else { return };
-        if let Some(peer) = leader.peers.get(&id) {
-            heartbeat(core, id, peer, leader.stamp(core), outputs);
+        let stamp = leader.stamp(core);
+        if let Some(peer) = leader.peers.get_mut(&id) {
+            heartbeat(core, id, peer, stamp, outputs);
         }
     }
 

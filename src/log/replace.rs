@@ -9,9 +9,11 @@ use super::meta::{self, META_NAME};
 use super::prepare::{planned_bytes, Maker};
 use super::recovery::lock;
 use super::segment::*;
+use super::HardState;
 
-/// Makes the log of `directory` an empty one behind the entry `base` (index, term); term, vote and identity stay. The
-/// log must not be open. META is the commit point: before it the log is what it was, afterwards it is empty; what is
+/// Makes the log of `directory` an empty one behind the entry `base` (index, term); identity stays, and term and vote do unless
+/// the base is of a later term: no vote was given in that, for its term would be here, and no log ends in a later term than it knows.
+/// The log must not be open. META is the commit point: before it the log is what it was, afterwards it is empty; what is
 /// left of the old segments is finished off when it is opened.
 ///
 /// Errors: in use, no log there, META damaged, the disk's.
@@ -30,6 +32,9 @@ pub fn replace(
         maker.make(sequence, planned_bytes(sequence, segment_bytes), &AtomicBool::new(false))?;
     }
     (meta.base_index, meta.base_term) = base;
+    if meta.hard_state.term < base.1 {
+        meta.hard_state = HardState { term: base.1, vote: None };
+    }
     meta.first_sequence = sequence;
     (meta.floor_sequence, meta.floor_offset) = (sequence, 0);
     // Nothing that was cut can be missing any more: the snapshot holds all that was committed up to its entry, and

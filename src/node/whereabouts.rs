@@ -3,8 +3,8 @@
 //! A node says where it is when a link is up ([`super::notices`]). That can be too early: a joiner still reads old
 //! memberships, or takes a snapshot that is older than what it was told. It can come too late, after something newer.
 //! And it can reach the wrong one: a node that has moved while another was made leader cannot dial that one. So
-//! whoever is not heard for an election timeout is told again, and a follower passes on to its leader what it hears
-//! of members that the log has elsewhere. What was told wrongly is put right in the same way.
+//! whoever is not heard for an election timeout is told again, and who hears of a member that the log has elsewhere
+//! passes that on: to its leader, or to all while there is none. What was told wrongly is put right in the same way.
 
 use super::notices::{encode, Notice};
 use super::settings::Settings;
@@ -68,12 +68,11 @@ impl Node {
         address: String,
     ) {
         let known = self.members_at(self.committed).0.get(&id).cloned();
-        let stands_in_log =
-            known.as_ref().is_some_and(|m| m.peer_address == peer_address && m.address == address);
-        let leader = self.raft.leader().filter(|leader| *leader != self.id && *leader != id);
-        if let Some(leader) = leader.filter(|_| id == from && known.is_some() && !stands_in_log) {
-            let (peer_address, address) = (peer_address.clone(), address.clone());
-            world.send(leader, encode(&Notice::There { id, peer_address, address }));
+        // After a restart nothing is known to be committed yet, and members may need each other to get on.
+        let in_log = self.members().0.get(&id);
+        let is_elsewhere = in_log.is_some_and(|m| m.peer_address != peer_address || m.address != address);
+        if id == from && is_elsewhere {
+            self.pass_on(world, id, &peer_address, &address);
         }
         if self.callers.heard(id, peer_address.clone(), address, known.as_ref()) {
             match known {
@@ -81,6 +80,24 @@ impl Node {
                 None => log::info!("node {id} at {peer_address} is not in the log yet"),
             }
             self.dial(world);
+        }
+    }
+
+    /// To the leader; while there is none, to all: those that have moved may need each other's votes.
+    fn pass_on<W: World>(&self, world: &mut W, id: NodeId, peer_address: &str, address: &str) {
+        let notice = || {
+            let (peer_address, address) = (peer_address.to_string(), address.to_string());
+            encode(&Notice::There { id, peer_address, address })
+        };
+        match self.raft.leader() {
+            Some(leader) if leader == self.id || leader == id => {}
+            Some(leader) => world.send(leader, notice()),
+            None => {
+                let others = self.addresses().into_keys();
+                others
+                    .filter(|to| *to != id && !self.was_removed(*to))
+                    .for_each(|to| world.send(to, notice()))
+            }
         }
     }
 
@@ -93,8 +110,9 @@ impl Node {
         peer_address: String,
         address: String,
     ) {
-        let is_member = self.members_at(self.committed).0.contains_key(&id);
-        if is_member && id != self.id && self.raft.role() == Role::Leader {
+        let is_member = self.members().0.contains_key(&id);
+        let listens = self.raft.leader().is_none_or(|leader| leader == self.id);
+        if is_member && id != self.id && listens {
             self.on_whereabouts(world, from, id, peer_address, address);
         }
     }

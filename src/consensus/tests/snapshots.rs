@@ -86,6 +86,19 @@ fn a_waiting_peer_moves_with_the_base() {
 }
 
 #[test]
+fn a_peer_whose_link_breaks_while_it_waits_is_found_to_need_a_snapshot_again() {
+    let mut bench = compacted_leader();
+    bench.acknowledge(3, 1, 0);
+    refuse(&mut bench, 3, 4, 1);
+    bench.give(Input::PeerUnreachable { peer: 3 });
+    assert!(!needs_snapshot(&bench, 3), "perhaps it comes back with another log");
+    let outputs = bench.tick();
+    assert_eq!(append_of(&sent(&outputs, 3)), [(4, 0)]);
+    let outputs = refuse(&mut bench, 3, 4, 1);
+    assert!(outputs.contains(&Output::SnapshotNeeded { to: 3 }), "with nothing proposed: {outputs:?}");
+}
+
+#[test]
 #[should_panic(expected = "not decided")]
 fn what_is_not_committed_is_not_compacted() {
     let mut bench = Bench::leader(&[1, 2, 3], &[]);

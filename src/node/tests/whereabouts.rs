@@ -70,6 +70,21 @@ fn a_leader_dials_a_member_where_others_have_heard_of_it_and_puts_it_into_the_lo
     assert_eq!(leader.node.addresses()[&3], "host:15033");
     assert_eq!(leader.node.members().0[&3].peer_address, "host:15033");
     let mut follower = Driven::start(&[1, 2, 3]);
+    follower.append(2, 1, (1, 1), &[], 1);
     notice(&mut follower, 2, &there(3, 15033));
-    assert_eq!(follower.node.addresses()[&3], "host:15003", "only a leader goes by what others have heard");
+    assert_eq!(follower.node.addresses()[&3], "host:15003", "its leader looks after that");
+}
+
+/// Two of five are gone, two have moved: these need the fifth to find each other, which cannot lead itself.
+#[test]
+fn while_nobody_leads_all_are_told_of_a_member_that_has_moved() {
+    let mut node = Driven::start(&[1, 2, 3, 4, 5]);
+    notice(&mut node, 3, &here(15033));
+    for peer in [2, 4, 5] {
+        assert_eq!(notices(&mut node, peer), [there(3, 15033)], "node {peer}");
+    }
+    assert_eq!(notices(&mut node, 3), []);
+    notice(&mut node, 2, &there(4, 15044));
+    assert_eq!(node.node.addresses()[&4], "host:15044");
+    assert_eq!(notices(&mut node, 5), [], "what others have heard goes no further");
 }

@@ -49,8 +49,6 @@ pub struct Fleet {
     directory: PathBuf,
     shim: PathBuf,
     settings: Vec<String>,
-    /// Nodes from the beginning that are members.
-    founders: usize,
     pub proxy: Proxy,
     pub nodes: Vec<Node>,
     pub roster: Roster,
@@ -84,7 +82,6 @@ impl Fleet {
             directory,
             shim,
             settings: plan.settings.clone(),
-            founders: 1,
             proxy: Proxy::default(),
             nodes: Vec::new(),
             roster: Roster::default(),
@@ -102,7 +99,6 @@ impl Fleet {
             if !joined.starts_with("OK") {
                 return Err(Violation::Setup(format!("RAFT.CLUSTER JOIN: {joined}")));
             }
-            fleet.founders += 1;
         }
         let deadline = Instant::now() + FOUNDING;
         while !fleet.all_vote(plan.nodes) {
@@ -161,14 +157,14 @@ impl Fleet {
 
     /// Asks a node to join; what it says.
     pub fn join(&self, node: usize, patience: Duration) -> String {
-        self.ask(node, &self.join_command(), patience)
+        self.ask(node, &self.join_command(node), patience)
     }
 
-    /// The command with which a node joins, by way of any member. Those that are not members, or not any more, refuse.
-    pub fn join_command(&self) -> String {
-        let is_member = |node: &usize| *node < self.founders && !self.nodes[*node].leaving;
-        let members = self.present().into_iter().filter(is_member);
-        let addresses: Vec<String> = members.map(|node| format!("127.0.0.1:{}", self.port(node))).collect();
+    /// The command with which a node joins, by way of any other. Those that are not members, or not any more, refuse.
+    pub fn join_command(&self, joiner: usize) -> String {
+        let may_know = |node: &usize| *node != joiner && !self.nodes[*node].leaving;
+        let others = self.present().into_iter().filter(may_know);
+        let addresses: Vec<String> = others.map(|node| format!("127.0.0.1:{}", self.port(node))).collect();
         format!("RAFT.CLUSTER JOIN {}", addresses.join(" "))
     }
 

@@ -357,7 +357,7 @@ impl<'a> Nemesis<'a> {
 
     /// The new node asks to join as soon as it answers.
     fn join_when_ready(&mut self, node: usize) {
-        let (port, command) = (self.fleet.port(node), self.fleet.join_command());
+        let (port, command) = (self.fleet.port(node), self.fleet.join_command(node));
         let effects = Arc::clone(&self.effects);
         self.errands.push(std::thread::spawn(move || {
             let deadline = Instant::now() + REPLY;

@@ -335,6 +335,8 @@ impl Simulation {
         if has_log {
             self.announce(host);
         } else {
+            // Links to the node that was here find that it is not any more.
+            (0..self.machines.len()).filter(|peer| *peer != host).for_each(|peer| self.link_up(peer, host));
             let life = self.machines[host].life;
             self.join_after(10_000, host, life);
         }

@@ -227,17 +227,25 @@ impl Simulation {
                 self.give_raft(to, life, event);
             }
             Event::Hint { host, life, hint } => {
-                let dialled = |peers: &[(NodeId, String)]| match &hint {
-                    RaftEvent::PeerUp { id } => peers
-                        .iter()
-                        .any(|(peer, address)| peer == id && self.found_at(*peer, address).is_some()),
-                    _ => true,
-                };
                 let machine = &self.machines[host];
-                let process = machine.process.as_ref().filter(|process| process.life == life);
-                if process.is_some_and(|process| dialled(&process.world.peers)) {
-                    self.give_raft(host, life, hint);
-                }
+                let Some(process) = machine.process.as_ref().filter(|process| process.life == life) else {
+                    return;
+                };
+                let hint = match hint {
+                    RaftEvent::PeerUp { id } => {
+                        let Some((_, address)) = process.world.peers.iter().find(|(peer, _)| *peer == id)
+                        else {
+                            return; // it is not dialled
+                        };
+                        match self.found_at(id, address) {
+                            Some(_) => hint,
+                            // Whoever runs there now refuses the handshake.
+                            None => RaftEvent::PeerUnreachable { id },
+                        }
+                    }
+                    other => other,
+                };
+                self.give_raft(host, life, hint);
             }
             Event::RaftTurn { host, life } => self.raft_turn(host, life),
             Event::MainTurn { host, life } => self.main_turn(host, life),
