@@ -23,7 +23,7 @@ simulate() {
         CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0 \
             CARGO_PROFILE_RELEASE_INCREMENTAL=true CARGO_TARGET_DIR="$scratch/target" \
             cargo build --quiet --release -p redisraft-sim --bin sim) || return 2
-    timeout 900 "$scratch/target/release/sim" --seeds "0..$1" --fail-fast --jobs "${JOBS:-0}" >"$scratch/output" 2>&1
+    timeout 3600 "$scratch/target/release/sim" --seeds "0..$1" --fail-fast --jobs "${JOBS:-0}" >"$scratch/output" 2>&1
 }
 
 refresh
