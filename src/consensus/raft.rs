@@ -551,6 +551,11 @@ impl Raft {
         self.core.membership()
     }
 
+    /// Where it was appended.
+    pub fn membership_index(&self) -> Index {
+        self.core.log.membership_index()
+    }
+
     pub fn is_voter(&self) -> bool {
         self.core.is_voter()
     }

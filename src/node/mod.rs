@@ -36,7 +36,7 @@ pub mod follower_reads;
 mod handover;
 mod heal;
 mod install;
-mod kinds;
+pub mod kinds;
 mod lead;
 mod load;
 pub mod local;

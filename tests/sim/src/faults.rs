@@ -120,18 +120,23 @@ impl Simulation {
             _ => {
                 coverage::mark("two sides");
                 let side = self.faults.draw();
-                for one in 0..count {
-                    for other in 0..one {
-                        if side >> one & 1 != side >> other & 1 {
-                            self.network.cut_pair(one, other);
-                        }
-                    }
-                }
+                self.cut_in_two(side);
             }
         }
         // A broken connection is sometimes noticed, a silent one never.
         if self.faults.chance(300) {
             self.hint_down(other, host);
+        }
+    }
+
+    /// Two sides that do not see each other: those whose bit is set, and the others.
+    pub fn cut_in_two(&mut self, side: u64) {
+        for one in 0..self.machines.len() {
+            for other in 0..one {
+                if side >> one & 1 != side >> other & 1 {
+                    self.network.cut_pair(one, other);
+                }
+            }
         }
     }
 
@@ -217,7 +222,7 @@ impl Simulation {
     }
 
     /// Whether this machine's disk may damage what it stores: with all that did so far, a majority is sound.
-    fn atlas_allows(&mut self, host: Host) -> bool {
+    pub fn atlas_allows(&mut self, host: Host) -> bool {
         let damaged = self.machines.iter().filter(|machine| machine.may_be_damaged).count();
         let fits =
             host < self.plan.founders && self.plan.joiners == 0 && damaged < (self.plan.founders - 1) / 2;

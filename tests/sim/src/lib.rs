@@ -46,5 +46,6 @@ pub mod store;
 pub mod trace;
 pub mod traffic;
 pub mod world;
+pub mod worst;
 
 pub use simulation::Simulation;

@@ -19,11 +19,16 @@ impl Simulation {
                 true => host,
                 false => self.faults.index(self.machines.len()),
             };
-            let target = &self.machines[target];
-            // Where nodes do not come back only the dead are taken out: one that dies at that moment would be one too many.
-            if self.plan.in_memory.is_empty() || (target.in_memory && target.node_id().is_none()) {
-                self.remove_node(host, target.last_id);
-            }
+            self.remove_machine(host, target);
+        }
+    }
+
+    /// Asks `host` to remove the node that is or was on `target`.
+    pub fn remove_machine(&mut self, host: Host, target: Host) {
+        let target = &self.machines[target];
+        // Where nodes do not come back only the dead are taken out: one that dies at that moment would be one too many.
+        if self.plan.in_memory.is_empty() || (target.in_memory && target.node_id().is_none()) {
+            self.remove_node(host, target.last_id);
         }
     }
 

@@ -18,6 +18,19 @@ pub struct NetworkPlan {
     pub garbage_per_mille: u64,
 }
 
+/// Of a thousand worst moments, how many are used (`worst.rs`).
+#[derive(Clone, Debug, Default)]
+pub struct WorstMoments {
+    /// A node has begun to lead.
+    pub election_per_mille: u64,
+    /// A leader's log holds a change of the members that is not committed.
+    pub change_per_mille: u64,
+    /// A snapshot has been received, and the log is not replaced yet.
+    pub receipt_per_mille: u64,
+    /// A part of a snapshot has been sent: what follows rots on the sender's disk.
+    pub sending_per_mille: u64,
+}
+
 /// Weights of the faults that are drawn one after the other; 0 = does not exist.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
@@ -65,6 +78,7 @@ pub struct Plan {
     pub fault_us: u64,
     pub network: NetworkPlan,
     pub weights: Weights,
+    pub worst: WorstMoments,
     /// Mean time between two faults.
     pub fault_period_us: u64,
     pub election_timeout_ms: u64,
@@ -108,6 +122,7 @@ const RESTARTS: u64 = 12;
 const SHAPES: u64 = 13;
 const SCRUB: u64 = 14;
 const STALE: u64 = 15;
+const WORST: u64 = 16;
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
@@ -120,6 +135,7 @@ impl Plan {
             fault_us: random.between(8_000_000, 25_000_000),
             network: network(random, calm),
             weights: if calm { Weights::default() } else { weights(random) },
+            worst: WorstMoments::default(),
             fault_period_us: *random.pick(&[100_000, 300_000, 1_000_000]),
             election_timeout_ms: request_timeout_ms * random.between(3, 10),
             request_timeout_ms,
@@ -158,6 +174,7 @@ impl Plan {
             plan.weights.half_open = some(shapes, 150);
             let stale_segment = some(&mut Random::new(seed, STALE), 400);
             plan.weights.stale_segment = if plan.weights.damage > 0 { stale_segment } else { 0 };
+            plan.draw_worst_moments(&mut Random::new(seed, WORST));
         }
         plan.scrub_bytes_per_s = *Random::new(seed, SCRUB).pick(&[0, 50_000, 1_000_000]);
         plan
@@ -174,6 +191,20 @@ impl Plan {
         if !self.in_memory.is_empty() && self.weights.reconnect > 0 {
             self.weights.damage = 0;
             self.weights.crash = self.weights.crash.max(random.between(1, 10));
+        }
+    }
+
+    /// Who is cut off at each change must be connected again before the next.
+    fn draw_worst_moments(&mut self, random: &mut Random) {
+        let mut some = || *random.pick(&[0, 0, 0, 200, 600]);
+        self.worst = WorstMoments {
+            election_per_mille: some(),
+            change_per_mille: some(),
+            receipt_per_mille: some(),
+            sending_per_mille: if self.weights.damage > 0 { some() } else { 0 },
+        };
+        if self.worst.election_per_mille + self.worst.change_per_mille > 0 {
+            self.weights.reconnect = self.weights.reconnect.max(random.between(3, 10));
         }
     }
 

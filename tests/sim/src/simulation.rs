@@ -15,9 +15,11 @@ use crate::redis::dump::Child;
 use crate::redis::{Delivery, Request};
 use crate::restarts::Rolling;
 use crate::trace;
+use crate::worst::Worst;
 use redisraft::consensus::{NodeId, Role};
 use redisraft::log::LogError;
 use redisraft::node::bridge::Answer;
+use redisraft::node::kinds;
 use redisraft::node::Fatal;
 use redisraft::snapshot::SnapshotError;
 use std::collections::BTreeMap;
@@ -151,6 +153,7 @@ pub struct Simulation {
     pub random: Random,
     pub faults: Random,
     pub asking: Random,
+    pub worst: Worst,
     /// The rolling restart under way.
     pub rolling: Option<Rolling>,
     /// Faults are over: the cluster has to converge.
@@ -182,6 +185,7 @@ impl Simulation {
             random: Random::new(seed, 3),
             faults: Random::new(seed, 4),
             asking: Random::new(seed, 5),
+            worst: Worst::new(Random::new(seed, 6)),
             rolling: None,
             healed: false,
             quiet: false,
@@ -338,6 +342,7 @@ impl Simulation {
         match ended {
             Ended::No { look_again } => {
                 self.observe(host);
+                self.use_worst_moment(host);
                 self.flush(host);
                 self.retire_if_removed(host);
                 if look_again {
@@ -439,7 +444,9 @@ impl Simulation {
         let Some(process) = &mut self.machines[host].process else { return };
         let Some(from) = process.node.as_ref().map(|node| node.id()) else { return };
         let peers = process.world.peers.clone();
-        for (to_id, frame) in std::mem::take(&mut process.world.sent) {
+        let sent = std::mem::take(&mut process.world.sent);
+        let sends_snapshot = sent.iter().any(|(_, frame)| frame.kind == kinds::PART);
+        for (to_id, frame) in sent {
             // Frames leave only on links that were dialled.
             let Some((_, address)) = peers.iter().find(|(id, _)| *id == to_id) else { continue };
             let Some(to) = self.found_at(to_id, address) else { continue };
@@ -449,6 +456,9 @@ impl Simulation {
                 self.network.garble(&mut kind, &mut header, &mut payload);
                 self.queue.at(at_us, Event::Frame { to, to_id, from, kind, header, payload });
             }
+        }
+        if sends_snapshot {
+            self.rot_while_sending(host);
         }
     }
 

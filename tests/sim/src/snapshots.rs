@@ -56,6 +56,11 @@ impl Worker {
         true
     }
 
+    /// The job at work is a part of a snapshot that a peer sends.
+    pub fn receives(&self) -> bool {
+        self.busy.as_ref().is_some_and(|(_, done)| matches!(done, Some(Done::Parted { .. })))
+    }
+
     /// The disk is done with the job. The snapshot that has become the newest one by it.
     pub fn finish(&mut self) -> Option<About> {
         let (_, done) = self.busy.take().expect("a job is at work");
@@ -145,6 +150,7 @@ impl Simulation {
         // The store ends with the node; another one may have joined since.
         let same = process.node.as_ref().is_some_and(|now| now.id() == node);
         let Some(worker) = process.world.snapshots.as_mut().filter(|_| same) else { return };
+        let received = worker.receives();
         let newest = worker.finish();
         process.world.wake_raft.set();
         if let Some(about) = newest {
@@ -152,6 +158,9 @@ impl Simulation {
             let path = Path::new(crate::store::DIRECTORY).join(about.file_name());
             self.judge.snapshot(&about, &machine.disk.contents_of(&path), machine.may_be_damaged);
             self.note(about.id.index ^ u64::from(about.id.crc) << 32);
+            if received {
+                self.crash_on_receipt(host);
+            }
         }
         self.start_snapshot_job(host);
         self.plan_turns(host);

@@ -13,6 +13,11 @@ pub struct Damage {
 impl SimDisk {
     /// Flips a bit, or overwrites a sector, of some file that the log keeps. `None`: there is none yet.
     pub fn rot(&self) -> Option<Damage> {
+        self.rot_where(|_| true)
+    }
+
+    /// Of those files whose name will do.
+    pub fn rot_where(&self, will_do: impl Fn(&str) -> bool) -> Option<Damage> {
         let state = &mut *self.state();
         let busy: Vec<usize> = state
             .journal
@@ -25,6 +30,7 @@ impl SimDisk {
         let files: Vec<(String, usize)> = state
             .names
             .iter()
+            .filter(|(name, _)| will_do(name))
             .map(|(name, content)| (name.clone(), *content))
             .filter(|(_, content)| !state.contents[*content].durable.is_empty() && !busy.contains(content))
             .collect();
