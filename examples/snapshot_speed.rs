@@ -2,7 +2,7 @@
 //!
 //! Run by `scripts/bench-snapshot.sh`; prints tables in Markdown. `SIZE_MB` is the size of the dataset (1024), `ENTRIES`
 //! the length of the log that is replayed (1000000), `RATE` the paced writes a second (2000), `ROUNDS` how often a restart
-//! is measured (3). `TMPDIR` chooses the disk.
+//! is measured (3), `ONLY` one of `replay`, `restart`, `writes` and `install`. `TMPDIR` chooses the disk.
 
 #[path = "../tests/cluster/mod.rs"]
 mod cluster;
@@ -27,21 +27,26 @@ fn setting(name: &str, default: u64) -> u64 {
 
 fn main() {
     let (size_mb, rounds) = (setting("SIZE_MB", 1024), setting("ROUNDS", 3));
-    println!("\n## Restart, and what a plain server takes for the same\n");
-    println!("Process start to the first answered write (ours) or read (plain); medians of {rounds}.\n");
-    println!("| | seconds | wanted |\n|---|---|---|");
-    replay(setting("ENTRIES", 1_000_000), rounds);
-    restart_from_snapshot(size_mb, rounds);
-    println!("\n## Writes while a snapshot of {size_mb} MB is made\n");
-    println!(
-        "{} SETs a second of {VALUE_BYTES} B, open loop: the time counts from when a write was due. Microseconds.\n",
-        setting("RATE", 2000)
-    );
-    println!("| | p50 before | p99 before | p50 during | p99 during | max during | seconds |");
-    println!("|---|---|---|---|---|---|---|");
-    write_latency(size_mb);
-    println!("\n## Bringing a snapshot of {size_mb} MB to an empty node\n");
-    install(size_mb);
+    let only = std::env::var("ONLY").ok();
+    let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    if wanted("replay") || wanted("restart") {
+        println!("\n## Restart, and what a plain server takes for the same\n");
+        println!("Process start to the first answered write (ours) or read (plain); medians of {rounds}.\n");
+        println!("| | seconds | wanted |\n|---|---|---|");
+    }
+    if wanted("replay") {
+        replay(setting("ENTRIES", 1_000_000), rounds);
+    }
+    if wanted("restart") {
+        restart_from_snapshot(size_mb, rounds);
+    }
+    if wanted("writes") {
+        write_latency(size_mb);
+    }
+    if wanted("install") {
+        println!("\n## Bringing a snapshot of {size_mb} MB to an empty node\n");
+        install(size_mb);
+    }
 }
 
 /// Values that no compression makes smaller.
@@ -187,6 +192,13 @@ fn time_plain_load(log: &Path) -> f64 {
 
 /// (c): the latency of paced writes before and during a snapshot.
 fn write_latency(size_mb: u64) {
+    println!("\n## Writes while a snapshot of {size_mb} MB is made\n");
+    println!(
+        "{} SETs a second of {VALUE_BYTES} B, open loop: the time counts from when a write was due. Microseconds.\n",
+        setting("RATE", 2000)
+    );
+    println!("| | p50 before | p99 before | p50 during | p99 during | max during | seconds |");
+    println!("|---|---|---|---|---|---|---|");
     for (title, line) in [
         ("plain server, BGSAVE", "--save "),
         ("plain, appendfsync always, BGSAVE", "--appendonly yes --appendfsync always"),

@@ -15,6 +15,9 @@
 //! When the main thread stands still there is nothing to seal: what was proposed is committed, and what it executes
 //! later is rolled back, as after any other loss of leadership.
 //!
+//! A leader that can commit nothing, because those that it needs wait for a snapshot and its own is damaged, cannot make
+//! another one either: that would be at a mark that must be committed. Then it is enough that the target holds all.
+//!
 //! (N5, see the room: when Redis does not answer, "all that was executed" is what was read of it.)
 
 use super::bridge::{Answer, Ticket, ToMain};
@@ -47,6 +50,17 @@ enum Phase {
     Transferring,
 }
 
+/// Why leadership is to go, as far as it matters for how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Somebody asked, or the disk stands still: nothing is left behind.
+    Asked,
+    /// The main thread stands still: it is not asked to stop.
+    MainStalled,
+    /// Nothing can be committed here: nothing is waited for.
+    Stuck,
+}
+
 struct Attempt {
     number: u64,
     /// Who waits for the outcome.
@@ -54,8 +68,7 @@ struct Attempt {
     target: NodeId,
     /// The target was chosen by this node: whoever leads in the end is right.
     any: bool,
-    /// For the main thread: it is not asked to stop.
-    unsealed: bool,
+    cause: Cause,
     term: Term,
     /// Until it begins to transfer; then the core has its own. After leadership is lost: until nobody waits any more
     /// for a successor to be known.
@@ -135,7 +148,11 @@ impl Node {
             tickets: Vec::new(),
             target: chosen,
             any: target.is_none(),
-            unsealed: self.watchdog.stalls.main,
+            cause: match () {
+                _ if self.is_stuck(now_us) => Cause::Stuck,
+                _ if self.watchdog.stalls.main => Cause::MainStalled,
+                _ => Cause::Asked,
+            },
             term: self.raft.term(),
             deadline_us: now_us + self.settings.transfer_timeout_ms * 1000,
             lost: false,
@@ -196,7 +213,8 @@ impl Node {
             world.bridge().ping(ping);
         }
         let leads = self.raft.role() == Role::Leader;
-        let offers = leads && self.watchdog.stalls.any() && self.handover.current.is_none();
+        let should_go = self.watchdog.stalls.any() || self.is_stuck(now_us);
+        let offers = leads && should_go && self.handover.current.is_none();
         if offers && now_us >= self.handover.next_offer_us {
             self.handover.next_offer_us = now_us + RETRY_US;
             if let Err(reason) = self.begin_handover(world, None) {
@@ -236,7 +254,7 @@ impl Node {
             self.fail_handover(world, reason);
             return Ok(());
         }
-        if attempt.unsealed && !self.watchdog.stalls.main {
+        if attempt.cause == Cause::MainStalled && !self.watchdog.stalls.main {
             self.fail_handover(world, "the main thread has come back");
             return Ok(());
         }
@@ -254,6 +272,7 @@ impl Node {
         };
         let matched = progress.matched;
         let Some(attempt) = &mut self.handover.current else { return Ok(()) };
+        let cause = attempt.cause;
         if let Phase::CatchingUp { goal, since_us } = phase {
             if matched < goal {
                 return Ok(());
@@ -264,7 +283,8 @@ impl Node {
             }
             self.seal(world, now_us);
         }
-        let everything_is_there = self.raft.commit() == last && matched == last;
+        let committed = self.raft.commit() == last || cause == Cause::Stuck;
+        let everything_is_there = committed && matched == last;
         if everything_is_there && self.is_drained() {
             self.transfer(world, target)?;
         }
@@ -275,7 +295,7 @@ impl Node {
     fn seal<W: World>(&mut self, world: &W, now_us: u64) {
         let Some(attempt) = &mut self.handover.current else { return };
         match &mut self.local {
-            _ if attempt.unsealed => attempt.phase = Phase::Draining { offset: None },
+            _ if attempt.cause != Cause::Asked => attempt.phase = Phase::Draining { offset: None },
             Local::Leading(leading) if leading.connected => {
                 attempt.phase = Phase::Sealing;
                 attempt.deadline_us = attempt.deadline_us.min(now_us + SEALED_US);
@@ -351,7 +371,7 @@ impl Node {
         attempt.lost = true;
         attempt.deadline_us = now_us + SUCCESSOR_PATIENCE_US;
         let transferred = attempt.phase == Phase::Transferring;
-        if transferred && attempt.unsealed {
+        if transferred && attempt.cause == Cause::MainStalled {
             self.watchdog.handed_over_for_main(now_us);
         }
         transferred && sealed

@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 /// Longest reason that is sent, in bytes.
 const MAX_REASON_BYTES: usize = 1024;
+/// Ends every notice: the beginning of an address is an address, too, and a member would be looked for there.
+const END: &str = "\n";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -40,16 +42,15 @@ pub fn encode(notice: &Notice) -> Encoded {
             (DENIED, reason[..end.unwrap_or(0)].to_string())
         }
     };
-    Encoded { kind, header: header.into_bytes(), payloads: Vec::new() }
+    Encoded { kind, header: (header + END).into_bytes(), payloads: Vec::new() }
 }
 
 /// # Errors
 /// What has another form than [`encode`] gives it.
 pub fn decode(kind: u8, header: &[u8], payload: &Bytes) -> Result<Notice, WireError> {
     let error = WireError::Length { kind, length: header.len() + payload.len() };
-    let Some(text) = std::str::from_utf8(header).ok().filter(|_| payload.is_empty()) else {
-        return Err(error);
-    };
+    let text = std::str::from_utf8(header).ok().and_then(|text| text.strip_suffix(END));
+    let Some(text) = text.filter(|_| payload.is_empty()) else { return Err(error) };
     match kind {
         HERE => {
             let (peer_address, address) = place(text).ok_or(error)?;
@@ -129,15 +130,34 @@ mod tests {
             (DENIED, &[b'x'; MAX_REASON_BYTES + 1]),
             (99, b""),
         ] {
-            assert!(decode(kind, header, &Bytes::new()).is_err(), "{kind} {header:?}");
+            let ended = [header, END.as_bytes()].concat();
+            assert!(decode(kind, &ended, &Bytes::new()).is_err(), "{kind} {header:?}");
         }
-        assert!(decode(LEAVE, b"", &Bytes::from_static(b"x")).is_err());
+        assert!(decode(LEAVE, END.as_bytes(), &Bytes::from_static(b"x")).is_err());
+    }
+
+    #[test]
+    fn a_notice_that_is_cut_short_or_drawn_out_is_refused() {
+        let there = Notice::There { id: 3, peer_address: "host:15000".into(), address: "host:5000".into() };
+        let denied = Notice::Denied { reason: "no".into() };
+        for notice in
+            [here("host:15000", "host:5000"), there, Notice::Leave, Notice::Farewell { id: 77 }, denied]
+        {
+            let Encoded { kind, header, .. } = encode(&notice);
+            for end in 0..header.len() {
+                assert!(decode(kind, &header[..end], &Bytes::new()).is_err(), "{notice:?} up to {end}");
+            }
+            for more in 0..=u8::MAX {
+                let longer = [&header[..], &[more]].concat();
+                assert!(decode(kind, &longer, &Bytes::new()).is_err(), "{notice:?} and {more}");
+            }
+        }
     }
 
     #[test]
     fn a_long_reason_is_cut_between_characters() {
         let frame = encode(&Notice::Denied { reason: "é".repeat(MAX_REASON_BYTES) });
-        assert!(frame.header.len() <= MAX_REASON_BYTES);
+        assert!(frame.header.len() <= MAX_REASON_BYTES + END.len());
         assert!(decode(frame.kind, &frame.header, &Bytes::new()).is_ok());
     }
 }

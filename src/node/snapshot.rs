@@ -18,7 +18,7 @@ use super::local::{Following, Local};
 use super::members::Members;
 use super::status::SnapshotStatus;
 use super::{Fatal, Node, World};
-use crate::consensus::{Index, Input, NodeId, Position, Role};
+use crate::consensus::{Index, Input, NodeId, PeerProgress, Position, Role};
 use crate::limits::MAX_USED_IDS;
 use crate::node::bridge::{Answer, Ticket, ToMain};
 use crate::snapshot::{About, Done, Draft, Id, Job, SnapshotError};
@@ -36,6 +36,8 @@ const ENTRY_OVERHEAD_BYTES: u64 = 40;
 /// Of `raft.log-max-file-size`, this part is kept in the log behind a snapshot for followers that are close; but not
 /// more than the snapshot itself has bytes: then it is as cheap to send.
 const KEPT_PART: u64 = 8;
+/// A leader with a damaged snapshot is stuck when it has committed nothing for so many election timeouts.
+const STUCK_TIMEOUTS: u64 = 2;
 
 /// Name of a dump in the server's directory, which several servers may share.
 pub fn dump_name(cluster_id: &str, id: NodeId) -> String {
@@ -78,6 +80,8 @@ pub(super) struct Snapshots {
     purge_again_us: Option<u64>,
     /// The file of the newest one is damaged. It is sent to nobody; another is made as soon as there is more to put in it.
     rotten: bool,
+    /// Up to where and since when nothing more was committed.
+    standstill: (Index, u64),
     /// Bytes that the log has grown by since the newest snapshot.
     bytes_since: u64,
     created: u64,
@@ -100,6 +104,7 @@ impl Snapshots {
             asked: false,
             purge_again_us: None,
             rotten: false,
+            standstill: (0, 0),
             bytes_since: 0,
             created: 0,
             received: 0,
@@ -191,6 +196,9 @@ impl Node {
         self.snapshots.asked |= self.snapshots.bytes_since > self.settings.log_max_file_bytes;
         self.snapshots.asked |= self.snapshots.rotten && self.committed > self.snapshots.newest_index();
         self.snapshots.put_off = false;
+        if self.committed != self.snapshots.standstill.0 || self.raft.role() != Role::Leader {
+            self.snapshots.standstill = (self.committed, world.now_us());
+        }
         // What is being received may be complete on the disk already: an older one must not take its place.
         if self.is_installing() {
             return Ok(());
@@ -205,6 +213,17 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// A leader that commits nothing because voters wait for a snapshot, and its own is damaged.
+    pub(super) fn is_stuck(&self, now_us: u64) -> bool {
+        let waits = |peer: &PeerProgress| peer.needs_snapshot && !peer.learner;
+        let since_us = self.snapshots.standstill.1;
+        self.snapshots.rotten
+            && self.raft.role() == Role::Leader
+            && self.committed < self.raft.last().index
+            && now_us.saturating_sub(since_us) >= STUCK_TIMEOUTS * self.settings.election_timeout_ms * 1000
+            && self.raft.progress().any(|(_, peer)| waits(&peer))
     }
 
     fn begin_snapshot<W: World>(&mut self, world: &mut W, now_us: u64) {

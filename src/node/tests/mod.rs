@@ -193,13 +193,21 @@ impl Driven {
         self.receive(peer, term, Body::Appended { matched, round }, &[]);
     }
 
-    /// Takes over from node 2, with its vote; entry 2 is the no-op, on this disk alone.
+    /// Takes over from node 2, with its vote and those that are needed besides; entry 2 is the no-op, on this disk alone.
     fn elect(&mut self) {
         self.append(2, 1, (1, 1), &[], 0);
         self.receive(2, 1, Body::TimeoutNow, &[]);
         self.persist();
-        self.receive(2, 2, Body::VoteReply { granted: true }, &[]);
+        for voter in self.supporters() {
+            self.receive(voter, 2, Body::VoteReply { granted: true }, &[]);
+        }
         self.persist();
+    }
+
+    /// With this node they are a majority, and not one more.
+    fn supporters(&self) -> Vec<NodeId> {
+        let voters = self.node.raft.membership().voters.clone();
+        voters.iter().copied().filter(|id| *id != OWN).take(voters.len() / 2).collect()
     }
 
     /// The local Redis connects and asks for everything.
@@ -210,10 +218,15 @@ impl Driven {
 
     /// Leads three nodes, gate open in epoch 1, entries up to 2 committed.
     fn leader_of_three() -> Driven {
-        let mut driven = Driven::start(&[1, 2, 3]);
+        Driven::leader_of(&[1, 2, 3])
+    }
+
+    /// The same of other voters.
+    fn leader_of(voters: &[NodeId]) -> Driven {
+        let mut driven = Driven::start(voters);
         driven.connect_feed();
         driven.elect();
-        driven.acknowledge(2);
+        driven.supporters().into_iter().for_each(|voter| driven.acknowledge(voter));
         driven.world.bridge.set_applied(2);
         driven.turn();
         assert_eq!(driven.told(), [ToMain::Promote { epoch: 1 }]);

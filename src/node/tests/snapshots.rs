@@ -762,3 +762,47 @@ fn a_snapshot_that_arrives_damaged_is_checked_and_another_is_made() {
     assert!(driven.transferred(3).is_empty(), "nobody is sent that");
     assert!(driven.fed_text().contains("RAFT.SNAPSHOT"), "another is made of entry 6");
 }
+
+#[test]
+fn a_leader_with_a_damaged_snapshot_that_voters_wait_for_hands_over_what_it_cannot_commit() {
+    let mut driven = Driven::leader_of(&[1, 2, 3, 4, 5]);
+    driven.compact(true);
+    driven.execute(&["SET a 1", "RAFT.MARK 1 1 1"]);
+    driven.saved(1);
+    driven.persist();
+    driven.acknowledge(2);
+    driven.acknowledge(3);
+    for lost in [3, 4, 5] {
+        driven.node.on_peer_unreachable(&mut driven.world, lost).unwrap();
+    }
+    let kept = about(3, 2, b"");
+    driven.done(Done::Kept { result: Ok(kept.clone()) });
+    let refuse = |driven: &mut Driven| {
+        for waiting in [3, 4, 5] {
+            let conflict = Position::default();
+            driven.receive(waiting, 2, Body::Refused { prev: 3, conflict, last: 0, round: 0 }, &[]);
+        }
+    };
+    refuse(&mut driven);
+    driven.execute(&["SET b 1", "RAFT.MARK 1 2"]);
+    driven.persist();
+    let told_to_stand = |driven: &mut Driven| {
+        (0..8).any(|_| {
+            driven.world.now_us += 500_000;
+            refuse(driven);
+            let messages = driven.sent(2);
+            for message in &messages {
+                if let Body::Append { prev, entries, round, .. } = &message.body {
+                    let matched = prev.index + entries.len() as u64;
+                    driven.receive(2, 2, Body::Appended { matched, round: *round }, &[]);
+                }
+            }
+            messages.iter().any(|message| message.body == Body::TimeoutNow)
+        })
+    };
+    assert_eq!((driven.node.raft.commit(), driven.node.raft.last().index), (3, 4));
+    assert!(!told_to_stand(&mut driven), "the snapshot is on its way to them");
+    let error = crate::snapshot::SnapshotError::Received { expected: 1, found: 2 };
+    driven.done(Done::Checked { id: kept.id, result: Err(error) });
+    assert!(told_to_stand(&mut driven), "node 2 has another one, or all entries");
+}
