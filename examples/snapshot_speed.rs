@@ -1,8 +1,8 @@
 //! What snapshots cost: restarts, the writes of others while one is made, and bringing one to a new node.
 //!
 //! Run by `scripts/bench-snapshot.sh`; prints tables in Markdown. `SIZE_MB` is the size of the dataset (1024), `ENTRIES`
-//! the length of the log that is replayed (1000000), `RATE` the paced writes a second (2000), `ROUNDS` how often a restart
-//! is measured (3), `ONLY` one of `replay`, `restart`, `writes` and `install`. `TMPDIR` chooses the disk.
+//! the length of the log that is replayed (1000000), `RATE` the paced writes a second (2000), `ROUNDS` how often each is
+//! measured (3), `ONLY` one of `replay`, `restart`, `writes` and `install`. `TMPDIR` chooses the disk.
 
 #[path = "../tests/cluster/mod.rs"]
 mod cluster;
@@ -41,7 +41,7 @@ fn main() {
         restart_from_snapshot(size_mb, rounds);
     }
     if wanted("writes") {
-        write_latency(size_mb);
+        write_latency(size_mb, rounds);
     }
     if wanted("install") {
         println!("\n## Bringing a snapshot of {size_mb} MB to an empty node\n");
@@ -190,38 +190,61 @@ fn time_plain_load(log: &Path) -> f64 {
     started.elapsed().as_secs_f64()
 }
 
-/// (c): the latency of paced writes before and during a snapshot.
-fn write_latency(size_mb: u64) {
+/// (c): the latency of paced writes before and during a snapshot, in turn.
+fn write_latency(size_mb: u64, rounds: u64) {
     println!("\n## Writes while a snapshot of {size_mb} MB is made\n");
     println!(
-        "{} SETs a second of {VALUE_BYTES} B, open loop: the time counts from when a write was due. Microseconds.\n",
+        "{} SETs a second of {VALUE_BYTES} B, open loop: the time counts from when a write was due. Microseconds; each \
+         figure is the median of {rounds} rounds, in which the servers take turns.\n",
         setting("RATE", 2000)
     );
-    println!("| | p50 before | p99 before | p50 during | p99 during | max during | seconds |");
-    println!("|---|---|---|---|---|---|---|");
-    for (title, line) in [
+    println!("| | p50 before | p99 before | p50 during | p95 during | p99 during | max during | seconds |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let plain = [
         ("plain server, BGSAVE", "--save "),
         ("plain, appendfsync always, BGSAVE", "--appendonly yes --appendfsync always"),
-    ] {
+    ];
+    let servers = plain.map(|(title, line)| {
         let server = Server::start(Setup::plain().server_arguments(line));
         fill(server.port(), size_mb);
-        let mut connection = server.connect();
-        assert!(connection.run("CONFIG SET auto-aof-rewrite-percentage 0").is_ok());
-        measure(title, server.port(), || {
-            let begun = connection.run("BGSAVE");
-            assert!(begun.text().starts_with("Background saving started"), "{begun}");
-            wait_for("the dump", PATIENCE, || {
-                connection.run("INFO persistence").text().contains("rdb_bgsave_in_progress:0")
-            });
-        });
-    }
-    let cluster = alone(Vec::new());
+        assert!(server.connect().run("CONFIG SET auto-aof-rewrite-percentage 0").is_ok());
+        (title, server)
+    });
+    // So that a snapshot is made only when it is asked for.
+    let cluster = alone(vec!["log-max-file-size=1000gb".to_string()]);
     fill(cluster.port(0), size_mb);
-    measure("ours, snapshot", cluster.port(0), || compact(&cluster));
+    let mut rows: Vec<(&str, Vec<Row>)> = servers.iter().map(|(title, _)| (*title, Vec::new())).collect();
+    rows.push(("ours, snapshot", Vec::new()));
+    for _ in 0..rounds {
+        for (at, (_, server)) in servers.iter().enumerate() {
+            rows[at].1.push(measure(server.port(), || save(server)));
+        }
+        rows[plain.len()].1.push(measure(cluster.port(0), || compact(&cluster)));
+    }
+    for (title, measured) in rows {
+        let column = |at: usize| median(measured.iter().map(|row| row[at]).collect());
+        let figures: Vec<String> = (0..6).map(|at| format!("{:.0}", column(at))).collect();
+        println!("| {title} | {} | {:.1} |", figures.join(" | "), column(6));
+    }
 }
 
+fn save(server: &Server) {
+    let mut connection = server.connect();
+    let begun = connection.run("BGSAVE");
+    assert!(begun.text().starts_with("Background saving started"), "{begun}");
+    wait_for("the dump", PATIENCE, || {
+        connection.run("INFO persistence").text().contains("rdb_bgsave_in_progress:0")
+    });
+}
+
+/// Of writes before a snapshot p50 and p99, during it p50, p95, p99 and the longest, in microseconds; and its seconds.
+type Row = [f64; 7];
+
 /// Paced writers, first for some seconds of nothing else, then while `snapshot` runs.
-fn measure(title: &str, port: u16, snapshot: impl FnOnce()) {
+fn measure(port: u16, snapshot: impl FnOnce()) -> Row {
+    // What the filling and the servers before have left to the disk.
+    nix::unistd::sync();
+    std::thread::sleep(seconds(2));
     let quiet = Writers::start(port);
     std::thread::sleep(seconds(5));
     let before = quiet.stop();
@@ -230,15 +253,9 @@ fn measure(title: &str, port: u16, snapshot: impl FnOnce()) {
     snapshot();
     let took = begun.elapsed().as_secs_f64();
     let during = busy.stop();
-    let at = |times: &[u64], part: f64| times[((times.len() - 1) as f64 * part) as usize];
-    println!(
-        "| {title} | {} | {} | {} | {} | {} | {took:.1} |",
-        at(&before, 0.5),
-        at(&before, 0.99),
-        at(&during, 0.5),
-        at(&during, 0.99),
-        at(&during, 1.0),
-    );
+    let at = |times: &[u64], part: f64| times[((times.len() - 1) as f64 * part) as usize] as f64;
+    let [p50, p95, p99, max] = [0.5, 0.95, 0.99, 1.0].map(|part| at(&during, part));
+    [at(&before, 0.5), at(&before, 0.99), p50, p95, p99, max, took]
 }
 
 struct Writers {

@@ -273,6 +273,52 @@ fn a_damaged_snapshot_is_named_and_the_older_one_is_found() {
 }
 
 #[test]
+fn what_nothing_could_replace_is_read_once_and_a_start_that_does_not_get_through_reads_it_first() {
+    let open_unread =
+        |directory: &Path| Store::open_unread(Arc::new(SystemDisk), directory, CLUSTER).expect("open");
+    let directory = fast_directory();
+    keep_from(&mut open(directory.path()).0, directory.path(), 9).expect("keep");
+    let path = directory.path().join("snapshot-9-3.rdb");
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[1 << 20] ^= 1;
+    std::fs::write(&path, &bytes).expect("write");
+    assert_eq!(open_unread(directory.path()).1.intact, [about(9)], "it is taken for intact");
+    for _ in 0..2 {
+        let (store, opened) = open_unread(directory.path());
+        assert_eq!((store.newest(), opened.damaged.len()), (None, 1), "nobody has said that it was");
+    }
+    bytes[1 << 20] ^= 1;
+    std::fs::write(&path, &bytes).expect("write");
+    let (mut store, _) = open_unread(directory.path());
+    assert_eq!(store.newest(), Some(&about(9)));
+    for end in ["loaded", "replaced"] {
+        drop(open_unread(directory.path()));
+        assert!(files(directory.path()).contains(&"snapshot-unread".to_string()), "{end}");
+        match end {
+            "loaded" => assert!(store.run(Job::Proven).is_none()),
+            _ => drop(keep_from(&mut store, directory.path(), 12).expect("keep")),
+        }
+        assert_eq!(files(directory.path()).len(), 2, "{end}");
+    }
+}
+
+#[test]
+fn of_two_snapshots_the_newer_is_read_before_the_older_is_passed_over() {
+    let (older, directory) = (fast_directory(), fast_directory());
+    keep_from(&mut open(older.path()).0, older.path(), 5).expect("keep");
+    keep_from(&mut open(directory.path()).0, directory.path(), 9).expect("keep");
+    for name in files(older.path()) {
+        std::fs::copy(older.path().join(&name), directory.path().join(&name)).expect("copy");
+    }
+    let path = directory.path().join("snapshot-9-3.rdb");
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[1 << 20] ^= 1;
+    std::fs::write(&path, &bytes).expect("write");
+    let (store, opened) = Store::open_unread(Arc::new(SystemDisk), directory.path(), CLUSTER).expect("open");
+    assert_eq!((store.newest(), opened.damaged.len()), (Some(&about(5)), 1));
+}
+
+#[test]
 fn another_clusters_snapshot_is_not_taken() {
     let directory = fast_directory();
     keep_from(&mut open(directory.path()).0, directory.path(), 5).expect("keep");
@@ -335,15 +381,85 @@ fn parts_are_read_also_of_a_snapshot_that_was_just_replaced() {
     let old = about(5).id;
     assert_eq!(read(&mut store, old, 3, 100).expect("read"), &dump(5)[3..103]);
     keep_from(&mut store, directory.path(), 9).expect("keep");
-    assert_eq!(
-        read(&mut store, old, old.bytes - 10, 100).expect("read"),
-        &dump(5)[old.bytes as usize - 10..]
-    );
-    assert!(read(&mut store, old, old.bytes + 5, 100).expect("read").is_empty());
-    read(&mut store, about(9).id, 0, 1).expect("read");
+    assert!(read(&mut store, about(9).id, old.bytes + 50, 100).expect("read").is_empty());
+    assert!(matches!(read(&mut store, old, 0, 1), Err(SnapshotError::Gone { index: 5, .. })), "it went on");
+}
+
+#[test]
+fn a_replaced_snapshot_can_be_read_to_its_end_until_there_is_one_more() {
+    let directory = fast_directory();
+    let (mut store, _) = open(directory.path());
+    let is_gone =
+        |store: &mut Store, id: Id| matches!(read(store, id, 0, 1), Err(SnapshotError::Gone { .. }));
+    keep_from(&mut store, directory.path(), 5).expect("keep");
+    let old = about(5).id;
+    read(&mut store, old, 0, 100).expect("read");
+    keep_from(&mut store, directory.path(), 9).expect("keep");
+    let end = read(&mut store, old, old.bytes - 10, 100).expect("read");
+    assert_eq!(end, &dump(5)[old.bytes as usize - 10..]);
+    assert!(is_gone(&mut store, old), "its only reader was done");
+    read(&mut store, about(9).id, 0, 100).expect("read");
     keep_from(&mut store, directory.path(), 12).expect("keep");
-    read(&mut store, about(12).id, 0, 1).expect("read");
-    assert!(matches!(read(&mut store, old, 0, 1), Err(SnapshotError::Gone { index: 5, .. })));
+    read(&mut store, about(9).id, 100, 100).expect("read");
+    keep_from(&mut store, directory.path(), 15).expect("keep");
+    assert!(is_gone(&mut store, about(9).id), "two have come since");
+}
+
+/// Replaced, and the space of its file given back, as far as the store does that: the length that is left.
+fn left_of_replaced(seen_by: impl FnOnce(&Path) -> Option<PathBuf>) -> u64 {
+    let directory = fast_directory();
+    let (mut store, _) = open(directory.path());
+    let mut big = dump(5);
+    big.resize(9 << 20, 0);
+    std::fs::write(directory.path().join("server.rdb"), &big).expect("write");
+    let about = keep(&mut store, directory.path().join("server.rdb"), 5).expect("keep");
+    let name = directory.path().join(about.file_name());
+    let other_name = seen_by(&name);
+    let watcher = other_name.is_none().then(|| std::fs::File::open(&name).expect("open"));
+    keep_from(&mut store, directory.path(), 9).expect("keep");
+    assert!(!name.exists() && !store.is_tidy());
+    for _ in 0..100 {
+        store.tidy();
+    }
+    assert!(store.is_tidy());
+    match (other_name, watcher) {
+        (Some(other), _) => std::fs::metadata(other).expect("there").len(),
+        (None, watcher) => watcher.expect("open").metadata().expect("there").len(),
+    }
+}
+
+#[test]
+fn a_removed_snapshot_that_somebody_copies_or_has_linked_is_not_cut() {
+    assert_eq!(left_of_replaced(|_| None), 9 << 20);
+    let elsewhere = fast_directory();
+    let link = elsewhere.path().join("copy.rdb");
+    let linked = |name: &Path| {
+        std::fs::hard_link(name, &link).expect("link");
+        Some(link.clone())
+    };
+    assert_eq!(left_of_replaced(linked), 9 << 20);
+}
+
+#[test]
+fn a_removed_snapshot_gives_its_space_back_in_steps() {
+    let directory = fast_directory();
+    let cuts = Arc::new(Mutex::new(0));
+    let counted = cuts.clone();
+    let disk = HookedDisk::new(Box::new(move |_, name| {
+        *counted.lock().expect("cuts") += usize::from(name == "give_back");
+        Ok(())
+    }));
+    let (mut store, _) = open_on(disk, directory.path()).expect("open");
+    let mut big = dump(5);
+    big.resize(9 << 20, 0);
+    std::fs::write(directory.path().join("server.rdb"), &big).expect("write");
+    keep(&mut store, directory.path().join("server.rdb"), 5).expect("keep");
+    keep_from(&mut store, directory.path(), 9).expect("keep");
+    assert_eq!(*cuts.lock().expect("cuts"), 0, "not before it is asked for");
+    while !store.is_tidy() {
+        store.tidy();
+    }
+    assert_eq!(*cuts.lock().expect("cuts"), 2, "to 5 MiB and to one; the rest goes with the file");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{fallocate, posix_fadvise, FallocateFlags, Flock, FlockArg, OFlag, PosixFadviseAdvice};
 
+use super::lease::is_unseen;
 use super::map::Mapping;
 use super::segment::BLOCK_BYTES;
 
@@ -80,6 +81,11 @@ pub trait DiskFile: Send + Sync {
     /// fsync: the file's metadata too.
     fn sync_all(&self) -> io::Result<()>;
     fn length(&self) -> io::Result<u64>;
+    /// Gives back the space behind `length` of a file that was removed, and that nobody else uses; else that is an error.
+    /// A disk may leave it to the end of the file.
+    fn give_back(&self, _length: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The file as long as it is now, mapped; `None` where that cannot be had.
     fn map(&self) -> Option<Mapping> {
         None
@@ -224,6 +230,13 @@ impl DiskFile for SystemFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn give_back(&self, length: u64) -> io::Result<()> {
+        match is_unseen(&self.file) {
+            true => self.file.set_len(length),
+            false => Err(io::ErrorKind::ResourceBusy.into()),
+        }
     }
 
     fn map(&self) -> Option<Mapping> {

@@ -31,6 +31,7 @@ mod heal;
 mod helper;
 mod hole;
 pub mod index_file;
+mod lease;
 mod lines;
 mod map;
 pub mod memory;

@@ -12,11 +12,11 @@ use crate::snapshot::{Id, Job, SnapshotError};
 use bytes::Bytes;
 
 /// Read at once.
-const PART_BYTES: usize = 1 << 20;
+const PART_BYTES: usize = 256 << 10;
 /// Parts asked for and not there yet.
-const PARTS_UNDER_WAY: u64 = 2;
+const PARTS_UNDER_WAY: u64 = 4;
 /// Bytes given to the socket and not taken by the kernel, beyond which nothing is read.
-const UNSENT_BYTES: usize = 4 << 20;
+const UNSENT_BYTES: usize = 1 << 20;
 /// Set in a reader's number when it is this node's own Redis; the rest counts the loads.
 const LOCAL_READER: u64 = 1 << 63;
 
@@ -135,6 +135,7 @@ impl Node {
         }
         world.feed_write(bytes);
         if complete {
+            world.snapshot(Job::Proven);
             self.loaded(world, id.index);
         }
         Ok(())

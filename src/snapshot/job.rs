@@ -25,6 +25,8 @@ pub enum Job {
     Read { reader: u64, id: Id, offset: u64, bytes: usize },
     /// Read the newest one whole and compare its checksum: it was sent, and arrived as another.
     Check { id: Id },
+    /// The newest one was read whole, and its checksum is right.
+    Proven,
     /// A peer will send this one. Whatever was being received is dropped.
     Receive { about: Box<About> },
     /// Drop what was being received.

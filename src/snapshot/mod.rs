@@ -20,12 +20,16 @@
 mod about;
 mod error;
 mod job;
+mod parts;
+mod readers;
 mod receive;
+mod removal;
 mod store;
 mod survey;
 
 pub use about::{About, Id, ABOUT_MAX_BYTES};
 pub use error::SnapshotError;
 pub use job::{Done, Draft, Job};
+pub use removal::STEP_PAUSE;
 pub use store::{Opened, Store};
 pub use survey::{survey, Depth};

@@ -3,19 +3,21 @@
 use super::about::{about_name, parse_name, rdb_name, About, Id, Name};
 use super::error::SnapshotError;
 use super::job::{Done, Draft, Job};
+use super::parts::Parts;
+use super::readers::Readers;
 use super::receive::{Receiving, SYNC_BYTES};
+use super::removal::Removal;
 use super::survey::{measure, names, positions, read_pair, Depth};
 use crate::log::disk::{Disk, FileHandle, Mode};
 use bytes::Bytes;
-use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Read and checked at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Snapshots that stay readable at once: the newest, and the one before it, which a peer may be half through.
-const OPEN_SNAPSHOTS: usize = 2;
+/// A file of this name says that a start has taken a snapshot for intact and was not proven right yet.
+const UNREAD: &str = "snapshot-unread";
 /// How the servers' dumps begin.
 const RDB_MAGICS: [&[u8]; 2] = [b"REDIS", b"VALKEY"];
 
@@ -26,8 +28,9 @@ pub struct Store {
     cluster_id: String,
     newest: Option<About>,
     receiving: Option<Receiving>,
-    /// Files being read: they can be read on after they have lost their names.
-    open: VecDeque<(Id, FileHandle)>,
+    readers: Readers,
+    parts: Parts,
+    removal: Removal,
 }
 
 /// What a start found.
@@ -50,18 +53,52 @@ impl Store {
         directory: &Path,
         cluster_id: &str,
     ) -> Result<(Store, Opened), SnapshotError> {
+        Store::open_to(disk, directory, cluster_id, Depth::Checksum)
+    }
+
+    /// As `open`, where nothing could take the place of a snapshot: if it is the only one, its bytes are not read before
+    /// they are used. Who loads it compares its checksum then and says [`Job::Proven`]; until that is said once, another
+    /// start reads it first.
+    ///
+    /// Errors: as `open`.
+    pub fn open_unread(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        cluster_id: &str,
+    ) -> Result<(Store, Opened), SnapshotError> {
+        let is_only = positions(disk.as_ref(), directory)?.len() == 1;
+        // It is there already when the load of an earlier start has not come to its end.
+        let noted = is_only && disk.open(&directory.join(UNREAD), Mode::CreateNew).is_ok();
+        let depth = if noted { Depth::Length } else { Depth::Checksum };
+        Store::open_to(disk, directory, cluster_id, depth)
+    }
+
+    fn open_to(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        cluster_id: &str,
+        depth: Depth,
+    ) -> Result<(Store, Opened), SnapshotError> {
         let mut store = Store::new(disk, directory, cluster_id);
         let leftovers = store.remove_leftovers()?;
-        let opened = Opened { leftovers, ..store.look_through()? };
+        let opened = Opened { leftovers, ..store.look_through(depth)? };
         store.newest = opened.intact.first().cloned();
+        if depth == Depth::Checksum && opened.damaged.is_empty() {
+            store.proven();
+        }
         Ok((store, opened))
+    }
+
+    /// All of the newest snapshot was read, and its checksum is right.
+    fn proven(&mut self) {
+        self.forget(&self.directory.join(UNREAD));
     }
 
     /// What `open` would find, without removing anything.
     ///
     /// Errors: as `open`.
     pub fn look(disk: Arc<dyn Disk>, directory: &Path, cluster_id: &str) -> Result<Opened, SnapshotError> {
-        Store::new(disk, directory, cluster_id).look_through()
+        Store::new(disk, directory, cluster_id).look_through(Depth::Checksum)
     }
 
     fn new(disk: Arc<dyn Disk>, directory: &Path, cluster_id: &str) -> Store {
@@ -71,15 +108,17 @@ impl Store {
             cluster_id: cluster_id.to_string(),
             newest: None,
             receiving: None,
-            open: VecDeque::new(),
+            readers: Readers::default(),
+            parts: Parts::default(),
+            removal: Removal::default(),
         }
     }
 
-    fn look_through(&self) -> Result<Opened, SnapshotError> {
+    fn look_through(&self, depth: Depth) -> Result<Opened, SnapshotError> {
         let mut opened = Opened::default();
         let (disk, directory) = (self.disk.as_ref(), &self.directory);
         for (index, term) in positions(disk, directory)? {
-            match read_pair(disk, directory, &self.cluster_id, (index, term), Depth::Checksum) {
+            match read_pair(disk, directory, &self.cluster_id, (index, term), depth) {
                 Ok(about) => {
                     opened.intact.push(about);
                     break;
@@ -100,15 +139,15 @@ impl Store {
         match job {
             Job::Keep { source, draft } => Some(Done::Kept { result: self.keep(&source, draft) }),
             Job::Discard { file } => {
-                if let Err(error) = self.disk.remove(&file) {
-                    if error.kind() != io::ErrorKind::NotFound {
-                        log::warn!("cannot remove {}: {error}", file.display());
-                    }
-                }
+                self.forget(&file);
                 None
             }
             Job::Read { reader, id, offset, bytes } => {
-                Some(Done::Read { reader, id, offset, result: self.read(id, offset, bytes) })
+                Some(Done::Read { reader, id, offset, result: self.read(reader, id, offset, bytes) })
+            }
+            Job::Proven => {
+                self.proven();
+                None
             }
             Job::Check { id } => Some(Done::Checked { id, result: self.check(id) }),
             Job::Receive { about } => {
@@ -169,16 +208,16 @@ impl Store {
     }
 
     /// Removes what may be there, on the way out of an error.
-    pub(super) fn forget(&self, file: &Path) {
+    fn forget(&mut self, file: &Path) {
         if self.disk.exists(file) {
-            if let Err(error) = self.disk.remove(file) {
+            if let Err(error) = self.removal.unlink(self.disk.as_ref(), file, false) {
                 log::warn!("cannot remove {}: {error}", file.display());
             }
         }
     }
 
     /// Moves the server's file into the log's directory, which may be on another disk.
-    fn take_over(&self, source: &Path, to: &Path) -> Result<(), SnapshotError> {
+    fn take_over(&mut self, source: &Path, to: &Path) -> Result<(), SnapshotError> {
         self.forget(to);
         match self.disk.rename(source, to) {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => (),
@@ -232,7 +271,10 @@ impl Store {
         // From here on a crash may leave the new pair or the old one. Only the sync says that it is the new one; without
         // it nobody may rely on either, and the old one is kept.
         self.sync_directory()?;
-        self.newest = Some(about.clone());
+        let former = self.newest.replace(about.clone());
+        self.readers.replaced(former.map(|former| former.id));
+        self.close_idle_files();
+        self.proven();
         if let Err(error) = self.remove_others(about.id) {
             log::warn!("an older snapshot stays: {error}");
         }
@@ -245,22 +287,27 @@ impl Store {
     }
 
     /// The sidecars first: an RDB without one is nothing.
-    fn remove_others(&self, keep: Id) -> Result<(), SnapshotError> {
+    fn remove_others(&mut self, keep: Id) -> Result<(), SnapshotError> {
         let others: Vec<_> = positions(self.disk.as_ref(), &self.directory)?
             .into_iter()
             .filter(|at| *at != (keep.index, keep.term))
             .collect();
-        let remove = |name: String| {
-            let path = self.directory.join(name);
-            self.disk.remove(&path).map_err(SnapshotError::io("remove", &path))
-        };
-        others.iter().try_for_each(|(index, term)| remove(about_name(*index, *term)))?;
+        for (index, term) in &others {
+            let path = self.directory.join(about_name(*index, *term));
+            self.disk.remove(&path).map_err(SnapshotError::io("remove", &path))?;
+        }
         if !others.is_empty() {
             self.sync_directory()?;
         }
-        let rdb_is_there =
-            |(index, term): &&(u64, u64)| self.disk.exists(&self.directory.join(rdb_name(*index, *term)));
-        others.iter().filter(rdb_is_there).try_for_each(|(index, term)| remove(rdb_name(*index, *term)))
+        for at in others {
+            let path = self.directory.join(rdb_name(at.0, at.1));
+            if self.disk.exists(&path) {
+                let is_read = self.readers.is_open(at);
+                let removed = self.removal.unlink(self.disk.as_ref(), &path, is_read);
+                removed.map_err(SnapshotError::io("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what a crash left behind: temporary files, and RDBs that never got a sidecar.
@@ -281,28 +328,57 @@ impl Store {
         Ok(left)
     }
 
-    /// The file of a snapshot that is the newest, or was until lately.
-    fn opened(&mut self, id: Id) -> Result<FileHandle, SnapshotError> {
-        if let Some((_, file)) = self.open.iter().find(|(known, _)| *known == id) {
-            return Ok(file.clone());
+    /// The file of a snapshot that is the newest, or was until lately and is being read.
+    fn opened(&mut self, reader: u64, id: Id) -> Result<FileHandle, SnapshotError> {
+        if let Some(file) = self.readers.file(id, reader) {
+            return Ok(file);
         }
         if self.newest.as_ref().is_none_or(|newest| newest.id != id) {
             return Err(SnapshotError::Gone { index: id.index, term: id.term });
         }
         let path = self.directory.join(rdb_name(id.index, id.term));
-        let file = self.disk.open(&path, Mode::Read).map_err(SnapshotError::io("open", &path))?;
-        self.open.truncate(OPEN_SNAPSHOTS - 1);
-        self.open.push_front((id, file.clone()));
+        // So that it can be cut when it has lost its name.
+        let file = self.disk.open(&path, Mode::Write).map_err(SnapshotError::io("open", &path))?;
+        self.readers.opened(id, file.clone(), reader);
         Ok(file)
     }
 
-    fn read(&mut self, id: Id, offset: u64, bytes: usize) -> Result<Bytes, SnapshotError> {
-        let file = self.opened(id)?;
+    fn read(&mut self, reader: u64, id: Id, offset: u64, bytes: usize) -> Result<Bytes, SnapshotError> {
+        let file = self.opened(reader, id)?;
         let length = (id.bytes.saturating_sub(offset)).min(bytes as u64) as usize;
-        let mut part = vec![0; length];
-        let path = self.directory.join(rdb_name(id.index, id.term));
-        file.read_at(&mut part, offset).map_err(SnapshotError::io("read", &path))?;
-        Ok(part.into())
+        let mut part = self.parts.take(length);
+        file.read_at(&mut part, offset).map_err(|error| {
+            let path = self.directory.join(rdb_name(id.index, id.term));
+            SnapshotError::io("read", &path)(error)
+        })?;
+        let part = self.parts.give_out(part);
+        if offset + length as u64 >= id.bytes {
+            self.parts.forget();
+            self.readers.finished(id, reader);
+            self.close_idle_files();
+        }
+        Ok(part)
+    }
+
+    /// Closes the files that nobody reads; those that have lost their names give their space back.
+    fn close_idle_files(&mut self) {
+        let newest = self.newest.as_ref().map(|newest| newest.id);
+        for (id, file) in self.readers.close_idle() {
+            if Some(id) != newest {
+                self.removal.add(file);
+            }
+        }
+    }
+
+    /// Whether removed files have given all their space back.
+    pub fn is_tidy(&self) -> bool {
+        self.removal.is_done()
+    }
+
+    /// Gives some of the space of removed files back. The caller pauses for [`STEP_PAUSE`] between two calls; what is
+    /// not given back when the store ends goes in one go.
+    pub fn tidy(&mut self) {
+        self.removal.step();
     }
 
     fn check(&self, id: Id) -> Result<(), SnapshotError> {

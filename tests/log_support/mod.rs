@@ -309,6 +309,9 @@ impl DiskFile for HookedFile {
     fn length(&self) -> io::Result<u64> {
         self.hook.call("length", || self.file.length(), || ())
     }
+    fn give_back(&self, length: u64) -> io::Result<()> {
+        self.hook.call("give_back", || self.file.give_back(length), || ())
+    }
 }
 
 /// The system's disk with a clock that stands until it is moved.

@@ -7,10 +7,10 @@ use crate::link::Links;
 use crate::log::disk::Disk;
 use crate::log::Log;
 use crate::node::Fatal;
-use crate::snapshot::{About, Done, Job, SnapshotError, Store};
+use crate::snapshot::{About, Done, Job, SnapshotError, Store, STEP_PAUSE};
 use mio::Waker;
 use std::path::Path;
-use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -27,7 +27,7 @@ impl Worker {
         let (jobs, work) = channel();
         let (answer, done) = channel();
         let run = move || {
-            for job in work {
+            while let Some(job) = next_job(&work, &mut store) {
                 let Some(done) = store.run(job) else { continue };
                 if answer.send(done).is_err() || waker.wake().is_err() {
                     return;
@@ -56,6 +56,17 @@ impl Worker {
     pub fn next(&self) -> Option<Done> {
         self.done.try_recv().ok()
     }
+}
+
+/// The next job; until it comes the store tidies up. `None`: there will be none.
+fn next_job(work: &Receiver<Job>, store: &mut Store) -> Option<Job> {
+    while !store.is_tidy() {
+        match work.recv_timeout(STEP_PAUSE) {
+            Err(RecvTimeoutError::Timeout) => store.tidy(),
+            job => return job.ok(),
+        }
+    }
+    work.recv().ok()
 }
 
 /// A log with the snapshots beside it.
@@ -88,8 +99,22 @@ pub fn beside(
     directory: &Path,
     log: &mut Log,
 ) -> Result<(Store, Option<(u64, u64)>), Fatal> {
+    // All of it is read in any case when the server loads it: not twice, where nothing could take its place.
+    let is_needed = log.base().0 > 0 && log.holes().is_empty();
+    beside_read(disk, directory, log, is_needed)
+}
+
+fn beside_read(
+    disk: Arc<dyn Disk>,
+    directory: &Path,
+    log: &mut Log,
+    unread: bool,
+) -> Result<(Store, Option<(u64, u64)>), Fatal> {
     let cluster_id = log.identity().cluster_id.clone();
-    let (store, opened) = Store::open(disk, directory, &cluster_id)?;
+    let (store, opened) = match unread {
+        true => Store::open_unread(disk.clone(), directory, &cluster_id)?,
+        false => Store::open(disk.clone(), directory, &cluster_id)?,
+    };
     for file in &opened.leftovers {
         log::warn!("removed the half-made snapshot {}", file.display());
     }
@@ -136,6 +161,10 @@ pub fn beside(
             log.purge(about.id.index);
         }
         return Ok((store, None));
+    }
+    if unread {
+        // What the log holds is not given up for a snapshot that may be damaged.
+        return beside_read(disk, directory, log, false);
     }
     log::warn!(
         "the log ends before the snapshot of entry {}, or is another one: it begins anew there",

@@ -29,6 +29,7 @@ fn name_of(job: &Job) -> &'static str {
         Job::Keep { .. } => "crashed while a snapshot was kept",
         Job::Part { .. } => "crashed while a part was written",
         Job::Discard { .. }
+        | Job::Proven
         | Job::Read { .. }
         | Job::Check { .. }
         | Job::Receive { .. }
