@@ -285,7 +285,11 @@ fn restarted(rdb: &[u8]) -> Driven {
 
 fn read_parts(driven: &mut Driven, rdb: &[u8]) {
     while let Some(job) = driven.jobs().pop() {
-        let Job::Read { reader, id, offset, bytes } = job else { panic!("{job:?}") };
+        let (reader, id, offset, bytes) = match job {
+            Job::Read { reader, id, offset, bytes } => (reader, id, offset, bytes),
+            Job::Proven => return, // after the last part
+            job => panic!("{job:?}"),
+        };
         let end = (offset as usize + bytes).min(rdb.len());
         let bytes = Bytes::copy_from_slice(&rdb[offset as usize..end]);
         driven.done(Done::Read { reader, id, offset, result: Ok(bytes) });

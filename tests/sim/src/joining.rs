@@ -87,6 +87,10 @@ impl Simulation {
         process.start_node(id, &names).expect("an empty log");
         let members = Members::decode(&members).expect("made by a node");
         process.node.as_mut().expect("just started").set_known_members(&mut process.world, members);
+        if process.world.is_dead() {
+            coverage::mark("crashed inside a turn");
+            return self.crash(joiner);
+        }
         let others: Vec<Host> = (0..self.machines.len()).filter(|other| *other != joiner).collect();
         others.into_iter().for_each(|other| self.hint_up(joiner, other));
         self.plan_turns(joiner);

@@ -57,6 +57,12 @@ impl Judge {
             }
             self.leads(node, raft.term());
         }
+        self.observe_commits(node, store, may_be_damaged, judged);
+    }
+
+    /// What a node has committed, also one that died in the midst of its turn: it may have told others of it.
+    pub fn observe_commits(&mut self, node: &Node, store: &Store, may_be_damaged: bool, judged: &mut Index) {
+        let raft = node.raft();
         let base = raft.base();
         if base.index > *judged {
             let decided = self.decided.get(base.index as usize - 1);

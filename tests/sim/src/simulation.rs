@@ -352,10 +352,12 @@ impl Simulation {
             }
             Ended::Dead => {
                 coverage::mark("crashed inside a turn");
+                self.observe_commits(host);
                 self.send_frames(host);
                 self.crash(host);
             }
             Ended::Fatal(fatal) => {
+                self.observe_commits(host);
                 self.send_frames(host);
                 self.fatal(host, fatal);
             }
@@ -383,6 +385,14 @@ impl Simulation {
             self.judge.observe(node, process.world.store(), machine.may_be_damaged, &mut process.judged);
             let what = node.raft().commit() << 20 ^ node.raft().term() << 4 ^ node.raft().role() as u64;
             self.note(what ^ (host as u64) << 56);
+        }
+    }
+
+    fn observe_commits(&mut self, host: Host) {
+        let machine = &mut self.machines[host];
+        let process = machine.process.as_mut().expect("it had a turn");
+        if let (Some(node), Some(store)) = (&process.node, &process.world.store) {
+            self.judge.observe_commits(node, store, machine.may_be_damaged, &mut process.judged);
         }
     }
 
