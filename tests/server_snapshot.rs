@@ -660,3 +660,45 @@ fn a_follower_whose_disk_is_full_takes_over_a_snapshot_when_there_is_space() {
         },
     );
 }
+
+/// A node whose only snapshot is damaged ends once, while its server loads it, and is refused at each start from then
+/// on: it does not take part in votes in between. The others go on, and with the file as it was it comes back.
+#[test]
+fn a_node_with_a_damaged_snapshot_ends_once_and_is_refused_until_it_is_whole() {
+    let _serial = serial(LIMIT);
+    let mut cluster = Cluster::start_with(&patient(3, NEVER));
+    let (leader, node) = (cluster.leader(), cluster.follower());
+    fill(&mut cluster.connect(leader));
+    write_keys(&mut cluster.connect(leader), 0, 1000);
+    compact(&cluster, node);
+    cluster.kill(node);
+    let log = cluster.server(node).directory().join("raftlog");
+    let snapshot = dumps(&log).pop().expect("a snapshot");
+    let (path, mark) = (log.join(&snapshot), log.join("snapshot-unread"));
+    let whole = std::fs::read(&path).expect("read");
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(&path, &damaged).expect("write");
+    // Taken for intact and loaded in part; then read first.
+    for loads in [true, false] {
+        let before = cluster.server(node).log_text().len();
+        cluster.server(node).relaunch();
+        assert_ne!(cluster.server(node).wait_exit(), Some(0));
+        let text = cluster.server(node).log_text()[before..].to_string();
+        let parts = [&snapshot, "expected crc", "found", "restore"];
+        let says = |line: &str| parts.iter().all(|part| line.contains(part));
+        assert!(text.lines().any(says), "no line says what to do:\n{text}");
+        assert_eq!(text.contains("local server is given the whole dataset"), loads, "{text}");
+        assert!(mark.exists());
+        write_keys(&mut cluster.connect(leader), 1000, 100);
+    }
+    assert_eq!(std::fs::read(&path).expect("read"), damaged, "nothing was changed");
+    std::fs::write(&path, &whole).expect("write");
+    for _ in 0..2 {
+        cluster.restart(node);
+        cluster.wait_converged();
+        check_filled(&cluster, node);
+        wait_for("the snapshot to be proven", PATIENCE, || !mark.exists());
+        cluster.kill(node);
+    }
+}

@@ -51,8 +51,4 @@ impl Readers {
         self.0 = read;
         idle.into_iter().map(|open| (open.id, open.file)).collect()
     }
-
-    pub fn is_open(&self, (index, term): (u64, u64)) -> bool {
-        self.0.iter().any(|open| (open.id.index, open.id.term) == (index, term))
-    }
 }

@@ -14,19 +14,18 @@ const STEP_BYTES: u64 = 4 << 20;
 /// Between two steps.
 pub const STEP_PAUSE: Duration = Duration::from_millis(3);
 
-/// Files that have lost their names, and that nobody reads.
+/// Files that have lost their names.
 #[derive(Default)]
 pub(super) struct Removal(Vec<FileHandle>);
 
 impl Removal {
-    /// Takes the name away. `kept`: somebody uses the file still and will [`add`](Removal::add) it.
+    /// Takes the name away. Whoever of this program uses the file still will [`add`](Removal::add) it when that is over.
     ///
     /// Errors: the disk's; the file has its name then.
-    pub fn unlink(&mut self, disk: &dyn Disk, path: &Path, kept: bool) -> io::Result<()> {
-        // What cannot be opened is removed in one go.
-        let file = if kept { None } else { disk.open(path, Mode::Write).ok() };
+    pub fn unlink(&mut self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+        let file = disk.open(path, Mode::Write);
         disk.remove(path)?;
-        self.0.extend(file);
+        self.0.extend(file); // what cannot be opened goes whole
         Ok(())
     }
 
@@ -41,7 +40,7 @@ impl Removal {
     pub fn step(&mut self) {
         let Some(file) = self.0.last() else { return };
         let left = file.length().map_or(0, |length| length.saturating_sub(STEP_BYTES));
-        // What has another name, or is being copied, stays as long as that; it is not cut.
+        // What has another name, or is being read or copied, stays as long as that; it is not cut.
         if left == 0 || file.give_back(left).is_err() {
             self.0.pop();
         }

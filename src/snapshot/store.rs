@@ -210,7 +210,7 @@ impl Store {
     /// Removes what may be there, on the way out of an error.
     fn forget(&mut self, file: &Path) {
         if self.disk.exists(file) {
-            if let Err(error) = self.removal.unlink(self.disk.as_ref(), file, false) {
+            if let Err(error) = self.removal.unlink(self.disk.as_ref(), file) {
                 log::warn!("cannot remove {}: {error}", file.display());
             }
         }
@@ -299,11 +299,10 @@ impl Store {
         if !others.is_empty() {
             self.sync_directory()?;
         }
-        for at in others {
-            let path = self.directory.join(rdb_name(at.0, at.1));
+        for (index, term) in others {
+            let path = self.directory.join(rdb_name(index, term));
             if self.disk.exists(&path) {
-                let is_read = self.readers.is_open(at);
-                let removed = self.removal.unlink(self.disk.as_ref(), &path, is_read);
+                let removed = self.removal.unlink(self.disk.as_ref(), &path);
                 removed.map_err(SnapshotError::io("remove", &path))?;
             }
         }

@@ -283,17 +283,19 @@ fn restarted(rdb: &[u8]) -> Driven {
     Driven { node, world, told: Vec::new(), main_stalled: false }
 }
 
-fn read_parts(driven: &mut Driven, rdb: &[u8]) {
+/// True: the node said in the end that it was right.
+fn read_parts(driven: &mut Driven, rdb: &[u8]) -> bool {
     while let Some(job) = driven.jobs().pop() {
         let (reader, id, offset, bytes) = match job {
             Job::Read { reader, id, offset, bytes } => (reader, id, offset, bytes),
-            Job::Proven => return, // after the last part
+            Job::Proven => return true,
             job => panic!("{job:?}"),
         };
         let end = (offset as usize + bytes).min(rdb.len());
         let bytes = Bytes::copy_from_slice(&rdb[offset as usize..end]);
         driven.done(Done::Read { reader, id, offset, result: Ok(bytes) });
     }
+    false
 }
 
 #[test]
@@ -304,7 +306,7 @@ fn a_restart_gives_redis_the_snapshot_and_then_the_entries_behind_it() {
     let fed = driven.psync("?", 0);
     assert!(matches!(fed[..], [Fed::FullResync(_, 0)]), "{fed:?}");
     assert_eq!(driven.world.bridge.applied(), 0, "unknown until it says so");
-    read_parts(&mut driven, rdb);
+    assert!(read_parts(&mut driven, rdb));
     assert_eq!(driven.world.rdb, rdb);
     let text = driven.fed_text();
     assert!(
