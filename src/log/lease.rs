@@ -7,6 +7,9 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::libc;
 
+/// Of Linux (asm-generic/fcntl.h).
+const F_SETSIG: libc::c_int = 10;
+
 /// Whether the file has no name any more, and no other open descriptor anywhere: what becomes of it is seen by nobody.
 /// The kernel tells by granting a lease for writing, which it does for the only user of a file.
 pub fn is_unseen(file: &File) -> bool {
@@ -14,8 +17,11 @@ pub fn is_unseen(file: &File) -> bool {
         return false;
     }
     let descriptor = file.as_raw_fd();
-    // SAFETY: both calls take a descriptor that is open and a number, and touch no memory of this process.
+    // SAFETY: all calls take a descriptor that is open and a number, and touch no memory of this process.
     unsafe {
+        // Who opens a leased file makes the kernel signal its holder. A file without a name can be opened through /proc only;
+        // should somebody do that in this very moment, let it be a signal that is ignored, not SIGIO, which kills.
+        libc::fcntl(descriptor, F_SETSIG, libc::SIGURG);
         let granted = libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_WRLCK) == 0;
         if granted {
             libc::fcntl(descriptor, libc::F_SETLEASE, libc::F_UNLCK);
