@@ -73,11 +73,11 @@ impl Simulation {
         }
     }
 
-    /// A part of a snapshot has left this machine: the file rots before the next one is read.
+    /// A part of a snapshot has left this machine: the end of the file rots before it is read.
     pub fn rot_while_sending(&mut self, host: Host) {
         let chosen = !self.healed && self.worst.random.chance(self.plan.worst.sending_per_mille);
         if chosen && self.atlas_allows(host) {
-            if let Some(damage) = self.machines[host].disk.rot_where(|name| name.ends_with(".rdb")) {
+            if let Some(damage) = self.machines[host].disk.rot_end_where(|name| name.ends_with(".rdb")) {
                 coverage::mark("snapshot rots while it is sent");
                 log::info!("machine {host}: {damage:?}");
             }

@@ -1,6 +1,6 @@
 //! Damage to what is stored, as disks do it in silence.
 
-use super::{Operation, SimDisk};
+use super::{Operation, SimDisk, State};
 
 /// What was damaged, for the trace.
 #[derive(Debug)]
@@ -11,30 +11,20 @@ pub struct Damage {
 }
 
 impl SimDisk {
-    /// Flips a bit, or overwrites a sector, of some file that the log keeps. `None`: there is none yet.
-    pub fn rot(&self) -> Option<Damage> {
-        self.rot_where(|_| true)
+    /// The last byte of a file whose name will do becomes zero, and whoever reads it sees that. `None`: there is none.
+    pub fn rot_end_where(&self, will_do: impl Fn(&str) -> bool) -> Option<Damage> {
+        let state = &mut *self.state();
+        let (file, content) = state.some_settled_file(will_do)?;
+        let content = &mut state.contents[content];
+        let offset = content.durable.len() as u64 - 1;
+        content.damage(false, |bytes| bytes[offset as usize] = 0);
+        Some(Damage { file, offset, bytes: 1 })
     }
 
-    /// Of those files whose name will do.
-    pub fn rot_where(&self, will_do: impl Fn(&str) -> bool) -> Option<Damage> {
+    /// Flips a bit, or overwrites a sector, of some file that the log keeps. `None`: there is none yet.
+    pub fn rot(&self) -> Option<Damage> {
         let state = &mut *self.state();
-        let busy: Vec<usize> = state
-            .journal
-            .iter()
-            .filter_map(|operation| match operation {
-                Operation::Write { content, .. } => Some(*content),
-                _ => None,
-            })
-            .collect();
-        let files: Vec<(String, usize)> = state
-            .names
-            .iter()
-            .filter(|(name, _)| will_do(name))
-            .map(|(name, content)| (name.clone(), *content))
-            .filter(|(_, content)| !state.contents[*content].durable.is_empty() && !busy.contains(content))
-            .collect();
-        let (file, content) = files.get(state.random.index(files.len()))?.clone();
+        let (file, content) = state.some_settled_file(|_| true)?;
         let content = &mut state.contents[content];
         let cached = state.random.chance(500);
         // Mostly where there is something: the last bytes of a prepared segment are zeros.
@@ -72,5 +62,29 @@ impl SimDisk {
         }
         content.replace(copy);
         true
+    }
+}
+
+impl State {
+    /// One with something on the disk, and nothing on its way there.
+    fn some_settled_file(&mut self, will_do: impl Fn(&str) -> bool) -> Option<(String, usize)> {
+        let busy: Vec<usize> = self
+            .journal
+            .iter()
+            .filter_map(|operation| match operation {
+                Operation::Write { content, .. } => Some(*content),
+                _ => None,
+            })
+            .collect();
+        let files: Vec<(&String, usize)> = self
+            .names
+            .iter()
+            .map(|(name, content)| (name, *content))
+            .filter(|(name, content)| {
+                will_do(name) && !self.contents[*content].durable.is_empty() && !busy.contains(content)
+            })
+            .collect();
+        let (file, content) = files.get(self.random.index(files.len()))?;
+        Some(((*file).clone(), *content))
     }
 }
