@@ -196,8 +196,8 @@ impl Plan {
 
     /// Who is cut off at each change must be connected again before the next.
     fn draw_worst_moments(&mut self, random: &mut Random) {
-        // Where the atlas allows no damage, or where nodes end for good, there is none.
-        let damages = self.joiners == 0 && self.in_memory.is_empty();
+        // Not where nodes end for good, or are taken out: the atlas counts the founders.
+        let damages = self.joiners == 0 && self.in_memory.is_empty() && self.weights.remove == 0;
         let mut some = || *random.pick(&[0, 0, 0, 200, 600]);
         self.worst = WorstMoments {
             election_per_mille: some(),
