@@ -392,6 +392,29 @@ fn a_child_that_outlives_its_server_holds_neither_its_links_nor_its_log() {
     cluster.wait_converged();
 }
 
+#[test]
+fn a_snapshot_that_is_asked_for_holds_what_was_written_before() {
+    let _serial = serial(LIMIT);
+    let cluster = Cluster::start_with(&options(1, NEVER));
+    let mut connection = cluster.connect(0);
+    write_keys(&mut connection, 0, 20);
+    // The first dump takes a second.
+    assert!(connection.run("CONFIG SET rdb-key-save-delay 50000").is_ok());
+    assert!(connection.run("RAFT.DEBUG COMPACT ASYNC 1").is_ok());
+    let mut is_writing =
+        || cluster.connect(0).run("INFO persistence").text().contains("rdb_bgsave_in_progress:1");
+    wait_for("the child", PATIENCE, &mut is_writing);
+    assert!(connection.run("CONFIG SET rdb-key-save-delay 0").is_ok());
+    assert!(connection.run("SET late 1").is_ok());
+    // Two entries before the keys.
+    wait_for("the commit to be told", PATIENCE, || cluster.number(0, "raft_commit_index") >= 2 + 20 + 1);
+    let written = cluster.number(0, "raft_commit_index");
+    assert!(is_writing(), "the first one does not hold the late write");
+    assert!(connection.run("RAFT.DEBUG COMPACT").is_ok());
+    let held = cluster.number(0, "raft_snapshot_last_idx");
+    assert!(held >= written, "the snapshot ends with entry {held}, the write was entry {written}");
+}
+
 fn log_of(cluster: &mut Cluster, node: usize) -> PathBuf {
     cluster.server(node).directory().join("raftlog")
 }

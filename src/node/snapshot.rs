@@ -72,8 +72,8 @@ pub(super) struct Snapshots {
     /// One is wanted and waits for `retry_at_us`.
     put_off: bool,
     retry_pause_us: u64,
-    /// Administrators who asked for a snapshot and wait for it.
-    waiting: Vec<Ticket>,
+    /// Administrators who asked for a snapshot and wait for one that holds what was committed when they asked.
+    waiting: Vec<(Ticket, Index)>,
     /// Somebody asked, and nothing has been begun since.
     pub asked: bool,
     /// Part of what the newest snapshot holds was still needed: from this time on it is tried to purge that.
@@ -177,12 +177,13 @@ impl Snapshots {
 }
 
 impl Node {
-    /// `RAFT.DEBUG COMPACT`. `wait`: it is answered when the snapshot is there.
+    /// `RAFT.DEBUG COMPACT`. `wait`: it is answered when the snapshot is there; one that was under way before may lack
+    /// what the administrator has just seen written.
     pub fn on_compact<W: World>(&mut self, world: &mut W, ticket: Ticket, wait: bool) {
         self.snapshots.asked = true;
         self.snapshots.retry_at_us = 0;
         match wait {
-            true => self.snapshots.waiting.push(ticket),
+            true => self.snapshots.waiting.push((ticket, self.raft.commit())),
             false => world.bridge().answer(ticket, Answer::Ok),
         }
     }
@@ -274,19 +275,25 @@ impl Node {
             return; // the dataset is on its way there
         }
         self.snapshots.asked = false;
-        self.answer_waiting(world, Answer::Ok);
+        self.answer_waiting(world, Index::MAX, Answer::Ok);
     }
 
     /// Whoever waits for a snapshot is told before the role changes: that would end blocked clients without a word.
     pub(super) fn answer_before_role_change<W: World>(&mut self, world: &mut W) {
         let text = "this node does not lead any more, and may be making the snapshot still: ask again";
-        self.answer_waiting(world, Answer::Refused(text.to_string()));
+        self.answer_waiting(world, Index::MAX, Answer::Refused(text.to_string()));
     }
 
-    fn answer_waiting<W: World>(&mut self, world: &mut W, answer: Answer) {
-        for ticket in self.snapshots.waiting.drain(..) {
-            world.bridge().answer(ticket, answer.clone());
-        }
+    /// Those are answered who asked when no more than `through` was committed; for the others one more is made.
+    fn answer_waiting<W: World>(&mut self, world: &mut W, through: Index, answer: Answer) {
+        self.snapshots.waiting.retain(|(ticket, committed)| {
+            let is_answered = *committed <= through;
+            if is_answered {
+                world.bridge().answer(*ticket, answer.clone());
+            }
+            !is_answered
+        });
+        self.snapshots.asked |= !self.snapshots.waiting.is_empty();
     }
 
     /// The mark of attempt `attempt` was read in the stream: all before it is in the log up to `index`.
@@ -327,7 +334,8 @@ impl Node {
         log::error!("no snapshot was made, trying again in {} s: {reason}", pause_us / 1_000_000);
         self.snapshots.retry_pause_us = (pause_us * 2).min(MAX_RETRY_PAUSE_US);
         self.snapshots.retry_at_us = world.now_us() + pause_us;
-        self.answer_waiting(world, Answer::Refused(format!("no snapshot was made: {reason}")));
+        let refused = Answer::Refused(format!("no snapshot was made: {reason}"));
+        self.answer_waiting(world, Index::MAX, refused);
         self.report_now(world);
     }
 
@@ -424,7 +432,7 @@ impl Node {
                 self.has_snapshot(about);
                 self.compact_log(world)?;
                 self.report_now(world); // before whoever asked looks
-                self.answer_waiting(world, Answer::Ok);
+                self.answer_waiting(world, id.index, Answer::Ok);
                 Ok(())
             }
         }

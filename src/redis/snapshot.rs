@@ -85,21 +85,18 @@ impl Saver {
     /// Whether the child is done, one way or the other.
     fn poll(&self, ctx: Context, bridge: &Bridge) {
         let Some(Running { attempt, path }) = self.running.take() else { return };
-        if path.exists() {
-            return bridge.tell_raft(ToRaft::SnapshotSaved { attempt, file: path });
+        // Also when the dump has its name: before the server has seen the child end it could not fork the next one.
+        if child_is_running(ctx) {
+            *self.running.borrow_mut() = Some(Running { attempt, path });
+            return look_again(ctx);
         }
-        match child_is_running(ctx) {
-            true => {
-                *self.running.borrow_mut() = Some(Running { attempt, path });
-                look_again(ctx);
-            }
-            // It may have ended between the two looks.
-            false if path.exists() => bridge.tell_raft(ToRaft::SnapshotSaved { attempt, file: path }),
+        bridge.tell_raft(match path.exists() {
+            true => ToRaft::SnapshotSaved { attempt, file: path },
             false => {
                 let reason = "the server's child could not write the dump; its log says why".to_string();
-                bridge.tell_raft(ToRaft::SnapshotFailed { attempt, reason });
+                ToRaft::SnapshotFailed { attempt, reason }
             }
-        }
+        });
     }
 }
 

@@ -126,6 +126,24 @@ fn a_dump_names_the_members_and_ids_of_its_entry_and_none_of_later() {
 }
 
 #[test]
+fn who_asks_while_an_older_dump_is_under_way_is_answered_by_the_next_one() {
+    let mut driven = Driven::fed_follower();
+    driven.compact(false);
+    driven.append(2, 2, (3, 2), &[effects(4, 2, "SET c 1")], 4);
+    driven.persist();
+    driven.told();
+    driven.compact(true);
+    driven.saved(1);
+    driven.world.fed.clear();
+    driven.done(Done::Kept { result: Ok(about(3, 2, b"REDIS")) });
+    assert!(driven.answers().is_empty(), "it lacks entry 4");
+    assert!(driven.fed_text().contains("RAFT.SNAPSHOT\r\n$1\r\n2\r\n"), "the next one");
+    driven.saved(2);
+    driven.done(Done::Kept { result: Ok(about(4, 2, b"REDIS7")) });
+    assert_eq!(driven.answers(), [Answer::Ok]);
+}
+
+#[test]
 fn nothing_new_is_no_new_snapshot() {
     let mut driven = Driven::fed_follower();
     driven.compact(true);
