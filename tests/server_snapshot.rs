@@ -372,6 +372,11 @@ fn a_large_snapshot_goes_on_after_the_link_was_cut_and_disturbs_nobody() {
     assert_eq!(cluster.number(leader, "raft_current_term"), term, "no election");
 }
 
+/// A child of the server is at work on a dump.
+fn writes_a_dump(connection: &mut Connection) -> bool {
+    connection.run("INFO persistence").text().contains("rdb_bgsave_in_progress:1")
+}
+
 #[test]
 fn a_child_that_outlives_its_server_holds_neither_its_links_nor_its_log() {
     let _serial = serial(LIMIT);
@@ -382,9 +387,7 @@ fn a_child_that_outlives_its_server_holds_neither_its_links_nor_its_log() {
     // The child takes 10 s for its dump.
     assert!(connection.run("CONFIG SET rdb-key-save-delay 50000").is_ok());
     assert!(connection.run("RAFT.DEBUG COMPACT ASYNC 1").is_ok());
-    wait_for("the child", PATIENCE, || {
-        connection.run("INFO persistence").text().contains("rdb_bgsave_in_progress:1")
-    });
+    wait_for("the child", PATIENCE, || writes_a_dump(&mut connection));
     std::thread::sleep(millis(200));
     cluster.kill(leader);
     cluster.leader();
@@ -401,15 +404,13 @@ fn a_snapshot_that_is_asked_for_holds_what_was_written_before() {
     // The first dump takes a second.
     assert!(connection.run("CONFIG SET rdb-key-save-delay 50000").is_ok());
     assert!(connection.run("RAFT.DEBUG COMPACT ASYNC 1").is_ok());
-    let mut is_writing =
-        || cluster.connect(0).run("INFO persistence").text().contains("rdb_bgsave_in_progress:1");
-    wait_for("the child", PATIENCE, &mut is_writing);
+    wait_for("the child", PATIENCE, || writes_a_dump(&mut connection));
     assert!(connection.run("CONFIG SET rdb-key-save-delay 0").is_ok());
     assert!(connection.run("SET late 1").is_ok());
     // Two entries before the keys.
     wait_for("the commit to be told", PATIENCE, || cluster.number(0, "raft_commit_index") >= 2 + 20 + 1);
     let written = cluster.number(0, "raft_commit_index");
-    assert!(is_writing(), "the first one does not hold the late write");
+    assert!(writes_a_dump(&mut connection), "the first one does not hold the late write");
     assert!(connection.run("RAFT.DEBUG COMPACT").is_ok());
     let held = cluster.number(0, "raft_snapshot_last_idx");
     assert!(held >= written, "the snapshot ends with entry {held}, the write was entry {written}");

@@ -151,7 +151,6 @@ impl Snapshots {
     pub fn feed_replaced(&mut self) {
         if self.making.as_ref().is_some_and(|making| making.position.is_some() && !making.forked) {
             self.making = None;
-            self.asked |= !self.waiting.is_empty();
         }
     }
 
@@ -196,6 +195,7 @@ impl Node {
         }
         self.snapshots.asked |= self.snapshots.bytes_since > self.settings.log_max_file_bytes;
         self.snapshots.asked |= self.snapshots.rotten && self.committed > self.snapshots.newest_index();
+        self.snapshots.asked |= self.snapshots.making.is_none() && !self.snapshots.waiting.is_empty();
         self.snapshots.put_off = false;
         if self.committed != self.snapshots.standstill.0 || self.raft.role() != Role::Leader {
             self.snapshots.standstill = (self.committed, world.now_us());
@@ -284,7 +284,7 @@ impl Node {
         self.answer_waiting(world, Index::MAX, Answer::Refused(text.to_string()));
     }
 
-    /// Those are answered who asked when no more than `through` was committed; for the others one more is made.
+    /// Those are answered who asked when no more than `through` was committed; the others wait for one more.
     fn answer_waiting<W: World>(&mut self, world: &mut W, through: Index, answer: Answer) {
         self.snapshots.waiting.retain(|(ticket, committed)| {
             let is_answered = *committed <= through;
@@ -293,7 +293,6 @@ impl Node {
             }
             !is_answered
         });
-        self.snapshots.asked |= !self.snapshots.waiting.is_empty();
     }
 
     /// The mark of attempt `attempt` was read in the stream: all before it is in the log up to `index`.

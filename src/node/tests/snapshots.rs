@@ -144,6 +144,22 @@ fn who_asks_while_an_older_dump_is_under_way_is_answered_by_the_next_one() {
 }
 
 #[test]
+fn who_waits_for_a_dump_that_the_feed_has_lost_is_answered_by_another() {
+    let mut driven = Driven::fed_follower();
+    driven.compact(true);
+    assert!(driven.fed_text().contains("RAFT.SNAPSHOT\r\n$1\r\n1\r\n"));
+    driven.node.on_feed_lost();
+    driven.connect_feed();
+    driven.world.now_us += 10_000;
+    driven.turn();
+    driven.turn();
+    assert!(driven.fed_text().contains("RAFT.SNAPSHOT\r\n$1\r\n2\r\n"), "the first was never run");
+    driven.saved(2);
+    driven.done(Done::Kept { result: Ok(about(3, 2, b"REDIS")) });
+    assert_eq!(driven.answers(), [Answer::Ok]);
+}
+
+#[test]
 fn nothing_new_is_no_new_snapshot() {
     let mut driven = Driven::fed_follower();
     driven.compact(true);
