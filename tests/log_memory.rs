@@ -17,6 +17,9 @@ fn names(disk: &dyn Disk, path: &Path) -> Vec<String> {
     names
 }
 
+/// As a server with `rdbchecksum no` writes it.
+const DUMP: &[u8] = b"REDIS0010 a dump\0\0\0\0\0\0\0\0";
+
 #[test]
 fn a_log_is_written_purged_replaced_and_opened_again() {
     let root = tempfile::tempdir().expect("tempdir");
@@ -53,14 +56,14 @@ fn a_dump_is_taken_over_from_the_system_s_disk() {
     let (mut store, _) = Store::open(disk.clone(), &path, &identity().cluster_id).expect("store");
     for index in [7, 8] {
         let source = root.path().join("server.rdb");
-        std::fs::write(&source, b"REDIS0010 a dump").expect("write");
+        std::fs::write(&source, DUMP).expect("write");
         let draft = Draft { index, term: 2, members: Default::default(), used_ids: vec![1] };
         let done = store.run(Job::Keep { source: source.clone(), draft });
         let Some(Done::Kept { result: Ok(about) }) = done else { panic!("{done:?}") };
         assert!(!source.exists(), "moved");
         let read = store.run(Job::Read { reader: 1, id: about.id, offset: 0, bytes: 100 });
         let Some(Done::Read { result: Ok(bytes), .. }) = read else { panic!("{read:?}") };
-        assert_eq!(&bytes[..], b"REDIS0010 a dump");
+        assert_eq!(&bytes[..], DUMP);
     }
     assert_eq!(
         names(disk.as_ref(), &path),

@@ -95,10 +95,11 @@ impl Node {
     }
 }
 
+/// As a server with `rdbchecksum no` writes it: zeros at its end.
 fn dump(bytes: usize) -> Vec<u8> {
     let head = b"REDIS0010";
     let rest = b"dataset".iter().cycle();
-    head.iter().chain(rest).copied().take(bytes).collect()
+    head.iter().chain(rest).copied().take(bytes - 8).chain([0; 8]).collect()
 }
 
 /// A log of several segments with a truncation, a snapshot and an end that nobody knows to be committed: index of the

@@ -3,6 +3,7 @@
 mod log_support;
 
 use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
 use log_support::power::{PowerDisk, Random};
 use log_support::{fast_directory, HookedDisk};
 use redisraft::log::disk::{Disk, Mode, SystemDisk};
@@ -13,10 +14,12 @@ use std::sync::{Arc, Mutex};
 
 const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
 
-/// A dump that tells of its position, of more than one piece.
+/// A dump that tells of its position, of more than one piece, with its own checksum.
 fn dump(index: u64) -> Vec<u8> {
     let mut bytes = b"REDIS0010".to_vec();
     bytes.extend(format!("<{index}>").bytes().cycle().take((1 << 20) + 4321));
+    let checksum = crc_fast::checksum(CrcAlgorithm::Crc64Redis, &bytes);
+    bytes.extend(checksum.to_le_bytes());
     bytes
 }
 
@@ -134,9 +137,30 @@ fn what_is_no_dump_is_not_kept() {
         let path = directory.path().join("server.rdb");
         std::fs::write(&path, content).expect("write");
         let kept = keep(&mut store, path, 5);
-        assert!(matches!(kept, Err(SnapshotError::Damaged { .. })), "{kept:?}");
+        assert!(matches!(kept, Err(SnapshotError::Dump { .. })), "{kept:?}");
         assert_eq!(files(directory.path()), [""; 0]);
     }
+}
+
+/// Else this node's own checksum would vouch for it, and the log be purged of what it holds.
+#[test]
+fn a_dump_that_was_damaged_before_it_is_taken_over_is_not_kept() {
+    let directory = fast_directory();
+    let (mut store, _) = open(directory.path());
+    keep_from(&mut store, directory.path(), 5).expect("keep");
+    let whole = dump(9);
+    let flipped = |at: usize| whole.iter().enumerate().map(|(i, byte)| byte ^ u8::from(i == at)).collect();
+    let cut = |length: usize| whole[..length].to_vec();
+    let end = whole.len() - 1;
+    for damaged in [flipped(20), flipped(1 << 20), flipped(end - 8), flipped(end), cut(end), cut(1 << 20)] {
+        let path = directory.path().join("server.rdb");
+        std::fs::write(&path, damaged).expect("write");
+        let error = keep(&mut store, path, 9).expect_err("damaged").to_string();
+        assert!(error.contains("expected checksum"), "{error}");
+        assert_eq!(store.newest(), Some(&about(5)));
+        assert_eq!(files(directory.path()), ["snapshot-5-3.about", "snapshot-5-3.rdb"]);
+    }
+    keep_from(&mut store, directory.path(), 9).expect("keep");
 }
 
 /// Makes every call fail once, for as long as there is one more.

@@ -170,6 +170,11 @@ impl Healing {
         self.missing.range(..=index).next_back().map(|(hole, _)| *hole)
     }
 
+    /// The last one that all peers were asked for in vain: no log leads over it.
+    pub fn last_refused_up_to(&self, index: Index) -> Option<Index> {
+        self.missing.range(..=index).rev().find(|(_, missing)| missing.refused).map(|(hole, _)| *hole)
+    }
+
     /// `peer` does not give the entry.
     fn refused(&mut self, index: Index, peer: NodeId) {
         let Some(missing) = self.missing.get_mut(&index) else { return };

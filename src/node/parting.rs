@@ -80,7 +80,7 @@ impl Node {
         }
         let present = self.members_at(self.committed).clone();
         let mut callers = std::mem::take(&mut self.callers);
-        callers.agree(&present, |id| self.was_removed(id));
+        callers.agree(self.current_members(), |id| self.was_removed(id));
         self.callers = callers;
         let mut told = std::mem::take(&mut self.told);
         told.retain(|id, _| !present.0.contains_key(id) && !self.was_removed(*id));
@@ -153,9 +153,7 @@ impl Node {
     pub(super) fn addresses(&self) -> BTreeMap<NodeId, String> {
         let mut peers = self.told.clone();
         peers.extend(self.partings.addresses().map(|(id, address)| (id, address.clone())));
-        let decided =
-            self.member_history.iter().rposition(|(index, _)| *index <= self.committed).unwrap_or(0);
-        for (_, members) in &self.member_history[decided..] {
+        for (_, members) in self.current_members() {
             peers.extend(members.0.iter().map(|(id, member)| (*id, member.peer_address.clone())));
         }
         peers.extend(self.callers.iter().map(|(id, caller)| (id, caller.peer_address.clone())));

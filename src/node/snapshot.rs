@@ -378,6 +378,12 @@ impl Node {
         &known.expect("the history begins at or before the log").1
     }
 
+    /// The members of the last committed change, and of those behind it.
+    pub(super) fn current_members(&self) -> &[(Index, Members)] {
+        let decided = self.member_history.iter().rposition(|(at, _)| *at <= self.committed);
+        &self.member_history[decided.unwrap_or(0)..]
+    }
+
     /// All ids given out up to entry `index`, which is decided. Not one more: who is in here and no member at `index`
     /// was removed.
     pub(super) fn used_ids(&self, index: Index) -> Vec<NodeId> {
@@ -456,7 +462,9 @@ impl Node {
         let wanted =
             self.raft.leaving(id.index, kept_bytes).max(self.healing.last_hole_up_to(id.index).unwrap_or(0));
         let now_us = world.now_us();
-        let needed = self.needed_by_peers(now_us).min(self.needed_here()).min(settled);
+        // Nor does keeping what nobody gives help a peer that needs it: it is brought the snapshot.
+        let lost = self.healing.last_refused_up_to(id.index).unwrap_or(0);
+        let needed = self.needed_by_peers(now_us).max(lost).min(self.needed_here()).min(settled);
         let through = wanted.min(needed);
         self.snapshots.purge_again_us =
             (through < wanted && wanted > self.raft.base().index).then_some(now_us + PURGE_PAUSE_US);

@@ -67,17 +67,20 @@ impl Node {
         peer_address: String,
         address: String,
     ) {
-        let known = self.members_at(self.committed).0.get(&id).cloned();
+        let is_member = self.members_at(self.committed).0.contains_key(&id);
         // After a restart nothing is known to be committed yet, and members may need each other to get on.
         let in_log = self.members().0.get(&id);
         let is_elsewhere = in_log.is_some_and(|m| m.peer_address != peer_address || m.address != address);
         if id == from && is_elsewhere {
             self.pass_on(world, id, &peer_address, &address);
         }
-        if self.callers.heard(id, peer_address.clone(), address, known.as_ref()) {
-            match known {
-                Some(_) => log::info!("node {id} has moved to {peer_address}"),
-                None => log::info!("node {id} at {peer_address} is not in the log yet"),
+        let mut callers = std::mem::take(&mut self.callers);
+        let is_new = callers.heard(id, peer_address.clone(), address, self.current_members());
+        self.callers = callers;
+        if is_new {
+            match is_member {
+                true => log::info!("node {id} has moved to {peer_address}"),
+                false => log::info!("node {id} at {peer_address} is not in the log yet"),
             }
             self.dial(world);
         }

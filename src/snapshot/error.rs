@@ -18,6 +18,12 @@ pub enum SnapshotError {
         .file.display()
     )]
     Damaged { file: PathBuf, offset: u64, expected: String, found: String },
+    #[error(
+        "the server's dump {} is damaged at offset {offset}: expected {expected}, found {found}; it is not kept: if the \
+         next one is damaged, too, look at the memory and the disk of this machine",
+        .file.display()
+    )]
+    Dump { file: PathBuf, offset: u64, expected: String, found: String },
     #[error("{} belongs to another cluster: expected {expected}, found {found}", .file.display())]
     Foreign { file: PathBuf, expected: String, found: String },
     #[error("{}: written in a newer format (version {found}, this program knows {known}); use the newer program", .file.display())]

@@ -14,10 +14,12 @@
 //! name before its checksum is right.
 //!
 //! [`Store`] does the work, one [`Job`] at a time, and blocks on the disk; the raft thread leaves it to a thread of
-//! its own. *No knowledge of RDB's inside beyond its first bytes, none of Raft beyond index and term.* See
+//! its own. *No knowledge of RDB's inside beyond its first bytes and the checksum at its
+//! end, none of Raft beyond index and term.* See
 //! docs/log-format.md for the byte tables.
 
 mod about;
+mod dump;
 mod error;
 mod job;
 mod parts;

@@ -1,13 +1,14 @@
 //! The snapshots of one directory.
 
 use super::about::{about_name, parse_name, rdb_name, About, Id, Name};
+use super::dump::DumpCheck;
 use super::error::SnapshotError;
 use super::job::{Done, Draft, Job};
 use super::parts::Parts;
 use super::readers::Readers;
 use super::receive::{Receiving, SYNC_BYTES};
 use super::removal::Removal;
-use super::survey::{measure, names, positions, read_pair, Depth};
+use super::survey::{names, positions, read_pair, Depth};
 use crate::log::disk::{Disk, FileHandle, Mode};
 use bytes::Bytes;
 use std::io;
@@ -18,8 +19,6 @@ use std::sync::Arc;
 const PIECE_BYTES: usize = 1 << 20;
 /// A file of this name says that a start has taken a snapshot for intact and was not proven right yet.
 const UNREAD: &str = "snapshot-unread";
-/// How the servers' dumps begin.
-const RDB_MAGICS: [&[u8]; 2] = [b"REDIS", b"VALKEY"];
 
 /// Invariant: `newest` is complete and durable on the disk.
 pub struct Store {
@@ -237,13 +236,20 @@ impl Store {
         self.disk.remove(source).map_err(SnapshotError::io("remove", source))
     }
 
-    /// Makes the file durable, and says how long it is and what its checksum is.
+    /// Makes the file durable, and says how long it is and what its checksum is. It is a whole dump: the log is about to
+    /// be purged of what it holds.
     fn settle(&self, path: &Path) -> Result<(u64, u32), SnapshotError> {
         let file = self.disk.open(path, Mode::Write).map_err(SnapshotError::io("open", path))?;
         file.sync_all().map_err(SnapshotError::io("fsync", path))?;
-        let measured = measure(&file, path)?;
-        is_rdb(&file, path, measured.0)?;
-        Ok(measured)
+        let (mut dump, mut crc, mut bytes) = (DumpCheck::new(), crc32fast::Hasher::new(), 0);
+        each_piece(&file, path, |piece| {
+            dump.update(piece);
+            crc.update(piece);
+            bytes += piece.len() as u64;
+            Ok(())
+        })?;
+        dump.finish(path)?;
+        Ok((bytes, crc.finalize()))
     }
 
     /// Gives the pair its names; then the older pairs go.
@@ -440,15 +446,4 @@ pub(super) fn each_piece(
         offset += piece.len() as u64;
     }
     Ok(())
-}
-
-fn is_rdb(file: &FileHandle, path: &Path, length: u64) -> Result<(), SnapshotError> {
-    let mut head = vec![0; length.min(6) as usize];
-    file.read_at(&mut head, 0).map_err(SnapshotError::io("read", path))?;
-    match RDB_MAGICS.iter().any(|magic| head.starts_with(magic)) {
-        true => Ok(()),
-        false => {
-            Err(SnapshotError::damaged(path, 0, "a dump of the server", format!("{length} other bytes")))
-        }
-    }
 }

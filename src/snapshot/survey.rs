@@ -95,17 +95,6 @@ pub(super) fn read_pair(
     Ok(about)
 }
 
-/// Length and checksum.
-pub(super) fn measure(file: &FileHandle, path: &Path) -> Result<(u64, u32), SnapshotError> {
-    let (mut crc, mut bytes) = (crc32fast::Hasher::new(), 0);
-    each_piece(file, path, |piece| {
-        crc.update(piece);
-        bytes += piece.len() as u64;
-        Ok(())
-    })?;
-    Ok((bytes, crc.finalize()))
-}
-
 fn compare(file: &FileHandle, path: &Path, id: Id, depth: Depth) -> Result<(), SnapshotError> {
     let length = file.length().map_err(SnapshotError::io("find the length of", path))?;
     if length != id.bytes {
@@ -115,7 +104,12 @@ fn compare(file: &FileHandle, path: &Path, id: Id, depth: Depth) -> Result<(), S
     if depth == Depth::Length {
         return Ok(());
     }
-    let (_, crc) = measure(file, path)?;
+    let mut crc = crc32fast::Hasher::new();
+    each_piece(file, path, |piece| {
+        crc.update(piece);
+        Ok(())
+    })?;
+    let crc = crc.finalize();
     match crc == id.crc {
         true => Ok(()),
         false => {

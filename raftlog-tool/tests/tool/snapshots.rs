@@ -21,7 +21,7 @@ fn compacted() -> (Fixture, u64) {
 #[test]
 fn every_command_says_what_the_log_begins_behind() {
     let (fixture, first) = compacted();
-    let line = "of entry 8 of term 1, 32 B in snapshot-8-1.rdb, members 5";
+    let line = "of entry 8 of term 1, 40 B in snapshot-8-1.rdb, members 5";
     assert!(run(0, &["verify", "--deep", &fixture.name]).contains(&format!("snapshot: {line}")));
     assert!(run(0, &["stat", &fixture.name]).contains(&format!("snapshot  {line}")));
     assert!(run(0, &["meta", &fixture.name]).contains(&format!("snapshot    {line}")));
@@ -73,7 +73,7 @@ fn a_damaged_dump_is_found_by_its_checksum_and_a_shorter_one_by_its_length() {
     change(&fixture.file("snapshot-8-1.rdb"), |bytes| bytes.truncate(20));
     let object = json(&run(1, &["verify", "--format", "json", &fixture.name]));
     assert_eq!(object["snapshot_meets_log"], false);
-    assert!(object["snapshots_damaged"][0].as_str().is_some_and(|text| text.contains("a file of 32 bytes")));
+    assert!(object["snapshots_damaged"][0].as_str().is_some_and(|text| text.contains("a file of 40 bytes")));
     change(&fixture.file("snapshot-8-1.about"), |bytes| bytes[50] ^= 1);
     assert!(run(1, &["verify", &fixture.name]).contains("snapshot-8-1.about at offset 12: damaged"));
 }

@@ -1,6 +1,7 @@
 //! Snapshots as the driver makes them, loads them, sends them and takes them over.
 
 use super::*;
+use crate::consensus::Role;
 use crate::node::bridge::Answer;
 use crate::node::feed::EMPTY_RDB;
 use crate::node::transfer::{self, Frame};
@@ -514,6 +515,24 @@ fn another_snapshot_is_begun_anew_when_the_first_one_has_stalled() {
     assert!(matches!(wants[..], [Frame::Want { id: Id { index: 60, .. }, offset: 0, .. }]), "{wants:?}");
 }
 
+/// The store makes it the newest one and removes the one before: who does not look would load what is not there any more.
+#[test]
+fn a_snapshot_that_is_here_in_full_is_waited_for_however_slow_the_disk() {
+    let mut driven = Driven::fed_follower();
+    let rdb = [1; 100];
+    let id = about(50, 2, &rdb).id;
+    driven.hand(2, Frame::Offer(Box::new(about(50, 2, &rdb))));
+    driven.hand(2, Frame::Part { id, offset: 0, bytes: Bytes::copy_from_slice(&rdb) });
+    driven.transferred(2);
+    driven.jobs();
+    driven.world.now_us += 3_000_000;
+    driven.hand(3, Frame::Offer(Box::new(about(60, 2, &[2; 100]))));
+    assert!(driven.transferred(3).is_empty());
+    assert!(driven.jobs().is_empty(), "no other one is begun");
+    driven.done(Done::Parted { id, through: 100, result: Ok(true) });
+    assert_eq!(driven.node.raft.base().index, 50);
+}
+
 #[test]
 fn a_snapshot_that_is_not_needed_any_more_keeps_nobody_from_making_one() {
     let mut driven = Driven::fed_follower();
@@ -662,6 +681,34 @@ fn what_nobody_has_any_more_goes_with_a_snapshot_of_the_own_dataset_that_holds_i
     assert_eq!(driven.world.purged, 3, "also what would be kept for close followers");
     assert_eq!(driven.node.raft.base().index, 3);
     assert!(!driven.world.fed.contains(&Fed::Close), "the dataset is what it was");
+}
+
+/// Node 3 follows, and lacks an entry that is damaged here and that node 2 has purged: it can only be brought the snapshot.
+#[test]
+fn what_nobody_gives_is_not_kept_for_a_peer_that_needs_it() {
+    let mut driven = forked_leader();
+    driven.saved(1);
+    driven.persist();
+    driven.acknowledge(2);
+    driven.done(Done::Kept { result: Ok(about(3, 2, b"")) });
+    let lacked = driven.node.needed_by_peers(driven.world.now_us) + 1;
+    assert!(driven.node.raft.base().index < lacked && lacked <= 3, "kept for node 3: {lacked}");
+    driven.world.harm(lacked);
+    driven.turn();
+    assert!(driven.node.raft.base().index < lacked, "somebody may have it");
+    refuse_everywhere(&mut driven, lacked, 2);
+    for _ in 0..3 {
+        driven.world.now_us += 400_000;
+        driven.turn();
+        driven.acknowledge(2);
+    }
+    assert_eq!((driven.node.raft.role(), driven.node.raft.base().index), (Role::Leader, lacked));
+    let offers = |frames: Vec<Frame>| frames.iter().any(|frame| matches!(frame, Frame::Offer(_)));
+    driven.transferred(3);
+    let refused = Body::Refused { prev: lacked, conflict: Position::default(), last: lacked - 1, round: 0 };
+    driven.receive(3, 2, refused, &[]);
+    driven.turn();
+    assert!(offers(driven.transferred(3)));
 }
 
 /// Holds entries 2 to 6, all committed, but entry 5 cannot be read: Redis was fed what is before it.

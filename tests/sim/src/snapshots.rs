@@ -13,6 +13,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 
+/// What a child takes when nothing goes wrong any more.
+const HEALED_DUMP_US: u64 = 10_000;
+
 pub struct Worker {
     store: Store,
     disk: SimDisk,
@@ -53,6 +56,7 @@ impl Worker {
             return false;
         }
         let Some(job) = self.jobs.pop_front() else { return false };
+        log::trace!("snapshot store: {job:?}");
         self.busy = Some((name_of(&job), self.store.run(job)));
         true
     }
@@ -167,12 +171,13 @@ impl Simulation {
         self.plan_turns(host);
     }
 
-    /// A server has forked: its child takes its time.
+    /// A server has forked: its child takes its time, but not beyond the end of all faults.
     pub fn forked(&mut self, host: Host, child: Child) {
         let life = self.machines[host].life;
+        let left_us = self.plan.fault_us.saturating_sub(self.now_us());
         let dump_us = match self.healed {
-            true => 10_000,
-            false => self.faults.long_tailed(self.plan.dump_us),
+            true => HEALED_DUMP_US,
+            false => self.faults.long_tailed(self.plan.dump_us).min(left_us + HEALED_DUMP_US),
         };
         self.queue.after(dump_us.max(1), Event::ChildDone { host, life, child });
     }

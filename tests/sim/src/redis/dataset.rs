@@ -1,5 +1,6 @@
 //! What a server holds: numbers and lists of numbers in several databases, with a digest that is kept up to date.
 
+use crc_fast::CrcAlgorithm;
 use std::collections::BTreeMap;
 
 /// Database of the registers and counters; the lists are in another, so that streams must select.
@@ -61,7 +62,8 @@ impl Dataset {
         self.digest
     }
 
-    /// The dataset as a file: the first bytes are those of an RDB, the rest is this simulator's own.
+    /// The dataset as a file: the first bytes and the checksum at the end are those of an RDB, the rest is this
+    /// simulator's own.
     pub fn dump(&self) -> Vec<u8> {
         let mut out = RDB_HEAD.to_vec();
         let put = |out: &mut Vec<u8>, word: &[u8]| {
@@ -81,6 +83,8 @@ impl Dataset {
             words.iter().for_each(|word| put(&mut out, word));
         }
         out.push(END_TAG);
+        let checksum = crc_fast::checksum(CrcAlgorithm::Crc64Redis, &out);
+        out.extend_from_slice(&checksum.to_le_bytes());
         out
     }
 
@@ -96,6 +100,10 @@ impl Dataset {
 
     /// Takes in what a dump holds. As [`Dataset::of`].
     pub fn load(&mut self, bytes: &[u8]) {
+        let (bytes, checksum) = bytes.split_last_chunk().expect("a dump ends with a checksum");
+        let checksum = u64::from_le_bytes(*checksum);
+        let found = crc_fast::checksum(CrcAlgorithm::Crc64Redis, bytes);
+        assert!([0, found].contains(&checksum), "a damaged dump is loaded");
         let mut at = RDB_HEAD.len();
         let mut take = |length: usize| {
             at += length;
