@@ -72,7 +72,7 @@ impl Progress {
     /// A record was read.
     pub fn record(&mut self, segment: u32, offset: u64) {
         self.records += 1;
-        if self.records % RECORDS_PER_STEP == 0 && !self.bar.is_hidden() {
+        if self.records.is_multiple_of(RECORDS_PER_STEP) && !self.bar.is_hidden() {
             self.bar.set_position(self.starts.get(&segment).unwrap_or(&0) + offset);
         }
     }

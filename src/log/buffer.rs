@@ -3,7 +3,7 @@
 use super::segment::BLOCK_BYTES;
 use crate::limits::LOG_WRITE_BUFFER_BYTES;
 
-const _: () = assert!(LOG_WRITE_BUFFER_BYTES % BLOCK_BYTES == 0);
+const _: () = assert!(LOG_WRITE_BUFFER_BYTES.is_multiple_of(BLOCK_BYTES));
 
 /// The bytes of a segment from some block on that are to be written next.
 pub struct Buffer {

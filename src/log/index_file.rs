@@ -92,7 +92,7 @@ impl FrameBuilder {
 
     /// Takes the next record. Panics on a type that is not indexed.
     pub fn push(&mut self, entry: IndexEntry) {
-        assert!(entry.record_type.is_indexed() && entry.offset % 8 == 0);
+        assert!(entry.record_type.is_indexed() && entry.offset.is_multiple_of(8));
         let continues = self.first.is_some_and(|first| {
             entry.record_type == first.record_type
                 && entry.record_type.entry_kind().is_some()

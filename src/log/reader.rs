@@ -323,7 +323,7 @@ impl Reader {
         end: &ScanEnd,
     ) -> Result<Option<SegmentHeader>, LogError> {
         let capacity = window.file_bytes();
-        if capacity % BLOCK_BYTES as u64 != 0 {
+        if !capacity.is_multiple_of(BLOCK_BYTES as u64) {
             return Ok(None); // not the length that it was made with: that went with the header
         }
         let first = own_record_at(window, salt, SEGMENT_HEADER_BYTES as u64)?.map(|first| first.header);

@@ -63,7 +63,7 @@ impl Shared {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        if mixed % one_of != 0 {
+        if !mixed.is_multiple_of(one_of) {
             return None;
         }
         self.torn.fetch_add(1, Ordering::Relaxed);

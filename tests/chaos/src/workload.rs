@@ -22,7 +22,7 @@ pub enum Kind {
 
 impl Kind {
     pub fn of(bundle: u32) -> Kind {
-        if bundle % 2 == 0 {
+        if bundle.is_multiple_of(2) {
             Kind::Data
         } else {
             Kind::Lock

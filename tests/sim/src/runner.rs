@@ -177,7 +177,7 @@ fn drive(source: &Mutex<Source>, found: &Mutex<Found>, run: &Run, started: Insta
                 source.lock().expect("no driver panics").stopped |= run.fail_fast;
             }
         }
-        if found.seeds % 500 == 0 {
+        if found.seeds.is_multiple_of(500) {
             println!("{} seeds in {:.0} s", found.seeds, started.elapsed().as_secs_f32());
         }
     }

@@ -43,7 +43,7 @@ impl DiskFile for SimFile {
             return self.sync_data();
         }
         assert!(
-            offset % BLOCK_BYTES == 0 && bytes.len() as u64 % BLOCK_BYTES == 0,
+            offset.is_multiple_of(BLOCK_BYTES) && (bytes.len() as u64).is_multiple_of(BLOCK_BYTES),
             "whole blocks are written"
         );
         let state = &mut *self.disk.state();
