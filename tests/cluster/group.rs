@@ -56,6 +56,8 @@ pub struct Cluster {
 /// How long a cluster may take to agree on a leader in a test: elections are randomized, the machine is shared.
 const ELECTION: Duration = Duration::from_secs(15);
 const CONVERGENCE: Duration = Duration::from_secs(30);
+/// Longer than a node may keep news from `INFO raft`.
+const REPORTED: Duration = Duration::from_millis(30);
 
 impl Cluster {
     /// Starts `size` nodes that form one cluster, all of them voters.
@@ -308,6 +310,8 @@ impl Cluster {
     /// Whether the leader has committed its whole log, and every running node has applied it and holds the same
     /// dataset. Under load this is a matter of luck.
     pub fn has_converged(&mut self) -> bool {
+        // What was written just before may not be reported yet, and not all of it shows in a digest.
+        std::thread::sleep(REPORTED);
         let Some(leader) = self.find_leader() else { return false };
         let running = self.running();
         let Ok(mut info) = self.try_info(leader) else { return false };
