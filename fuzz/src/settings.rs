@@ -54,10 +54,18 @@ fn arguments(bytes: &[u8]) {
             if let Err(error) = settings.validate() {
                 one_short_line(&error.to_string());
             }
-            assert!(!format!("{parsed:?}").contains("hunter2"), "secrets are not shown");
+            secrets_are_not_shown(&parsed);
         }
         Err(error) => one_short_line(&error.to_string()),
     }
+}
+
+/// The word may stand in settings that are shown, too: then it is shown as often as it stands there.
+fn secrets_are_not_shown(parsed: &options::Arguments) {
+    let of = |text: &str| text.matches("hunter2").count();
+    let allowed: usize =
+        parsed.iter().filter(|(setting, _)| !setting.hidden).map(|(_, value)| of(&value.to_string())).sum();
+    assert_eq!(of(&format!("{parsed:?}")), allowed, "secrets are not shown");
 }
 
 fn value(mut input: Input) {

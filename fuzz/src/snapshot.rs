@@ -1,27 +1,31 @@
-//! Snapshots: the sidecar, a damaged directory of them, and parts that a peer sends in any order.
+//! Snapshots: the sidecar, a damaged directory of them, parts that a peer sends in any order, and what is said to be a
+//! dump of the server.
 
 use crate::disk::{Files, MemoryDisk};
 use crate::input::{flip, Input};
 use crate::memory::within;
 use crate::Seeds;
 use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
 use redisraft::snapshot::{About, Done, Draft, Id, Job, SnapshotError, Store};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 const DIRECTORY: &str = "/log";
 const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
-const RDB: &[u8] = b"REDIS0010\xfa\x09redis-ver\x067.0.15\xfe\x00\xfb\x01\x00\x00\x01k\x01v\xff12345678";
+/// Without the checksum that a server puts behind it.
+const RDB: &[u8] = b"REDIS0010\xfa\x09redis-ver\x067.0.15\xfe\x00\xfb\x01\x00\x00\x01k\x01v\xff";
 /// A piece that is read at once, and the files.
 const LIMIT_BYTES: usize = 8 << 20;
 
-/// A form, and then a sidecar, damage, or parts.
+/// A form, and then a sidecar, damage, parts, or a dump.
 pub fn check(data: &[u8]) {
     let mut input = Input(data);
-    within(LIMIT_BYTES + 16 * data.len(), || match input.u8() % 3 {
+    within(LIMIT_BYTES + 16 * data.len(), || match input.u8() % 4 {
         0 => sidecar(input.rest()),
         1 => damaged(input),
-        _ => parts(input),
+        2 => parts(input),
+        _ => dump(input),
     });
 }
 
@@ -46,6 +50,20 @@ fn sidecar(bytes: &[u8]) {
     }
 }
 
+/// With the checksum that a server would put behind it (its polynomial, little-endian).
+fn with_trailer(dump: &[u8]) -> Vec<u8> {
+    let crc = crc_fast::checksum(CrcAlgorithm::Crc64Redis, dump);
+    [dump, &crc.to_le_bytes()].concat()
+}
+
+fn keep(disk: &Arc<MemoryDisk>, source: PathBuf, index: u64) -> Result<About, SnapshotError> {
+    let (mut store, _) = Store::open(disk.clone(), Path::new(DIRECTORY), CLUSTER).expect("a directory");
+    let Some(Done::Kept { result }) = store.run(Job::Keep { source, draft: draft(index) }) else {
+        panic!("a job has its answer")
+    };
+    result
+}
+
 fn draft(index: u64) -> Draft {
     Draft { index, term: 3, members: Bytes::from_static(b"members"), used_ids: vec![1, index] }
 }
@@ -57,13 +75,9 @@ fn sample() -> &'static (Files, Vec<About>) {
         let (mut files, mut abouts) = (Files::new(), Vec::new());
         for index in [7, 12] {
             let source = PathBuf::from("/temp.rdb");
-            let disk = MemoryDisk::of(&[(source.clone(), [RDB, &[index as u8]].concat())].into());
-            let (mut store, _) =
-                Store::open(disk.clone(), Path::new(DIRECTORY), CLUSTER).expect("a directory");
-            let Some(Done::Kept { result }) = store.run(Job::Keep { source, draft: draft(index) }) else {
-                panic!("a job has its answer")
-            };
-            abouts.push(result.expect("memory does not fail"));
+            let bytes = with_trailer(&[RDB, &[index as u8]].concat());
+            let disk = MemoryDisk::of(&[(source.clone(), bytes)].into());
+            abouts.push(keep(&disk, source, index).expect("memory does not fail"));
             files.extend(disk.files());
         }
         files.insert(Path::new(DIRECTORY).join("snapshot-13-3.rdb"), RDB.to_vec());
@@ -163,6 +177,30 @@ fn parts(mut input: Input) {
     assert_eq!(store.newest(), before.as_ref());
 }
 
+/// A dump is taken over when its checksum is right, and with one change to it no more.
+fn dump(mut input: Input) {
+    let (position, mask) = (usize::from(input.u16()), input.u8());
+    let bytes = input.rest();
+    let begins = bytes.starts_with(b"REDIS") || bytes.starts_with(b"VALKEY");
+    let source = PathBuf::from("/temp.rdb");
+    let try_it =
+        |bytes: &[u8]| keep(&MemoryDisk::of(&[(source.clone(), bytes.to_vec())].into()), source.clone(), 7);
+    let mut sealed = with_trailer(bytes);
+    match try_it(&sealed) {
+        Ok(about) => assert!(begins && about.id.bytes == sealed.len() as u64),
+        Err(error) => {
+            assert!(matches!(error, SnapshotError::Dump { .. }) && error.to_string().len() < 500, "{error}");
+            assert!(!begins || sealed.len() < 14, "refused, although it is right: {error}");
+        }
+    }
+    let position = position % sealed.len();
+    sealed[position] ^= mask;
+    // Eight zeros say that no checksum was made.
+    if mask != 0 && !sealed.ends_with(&[0; 8]) {
+        try_it(&sealed).expect_err("a changed dump is taken over");
+    }
+}
+
 pub fn seeds() -> Seeds {
     let (_, abouts) = sample();
     vec![
@@ -173,5 +211,7 @@ pub fn seeds() -> Seeds {
         ("parts", vec![2, 0, 0, 20, 0, 0, 9, 0, 0, 200]),
         ("out-of-order", vec![2, 0, 0, 20, 6, 4, 30, 0, 0, 200]),
         ("damaged-part", vec![2, 0, 0, 20, 7, 20, 10, 3, 0, 1, 0, 0, 200]),
+        ("dump", [&[3, 20, 0, 4][..], RDB].concat()),
+        ("other-dump", [&[3, 2, 0, 1][..], b"VALKEY0800\xff"].concat()),
     ]
 }

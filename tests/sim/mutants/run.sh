@@ -35,7 +35,7 @@ survived=()
 for name in "${names[@]}"; do
     patch="$here/$name.patch"
     seeds="$(sed -n 's/^Seeds: //p' "$patch")"
-    if ! patch --quiet --batch -d "$scratch/source" -p1 <"$patch"; then
+    if ! patch --quiet --batch --forward --fuzz=0 -d "$scratch/source" -p1 <"$patch"; then
         echo "$name: the patch does not apply"
         survived+=("$name")
         refresh
