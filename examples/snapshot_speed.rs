@@ -7,6 +7,7 @@
 #[path = "../tests/cluster/mod.rs"]
 mod cluster;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cluster::{seconds, wait_for, Cluster, Connection, Options, Server, Setup};
-use redisraft::log::{Entry, Kind, Log, Options as LogOptions, WriteRequest};
+use redisraft::log::{Entry, Kind, Log, Options as LogOptions, Reader, WriteRequest};
 
 const VALUE_BYTES: usize = 1000;
+/// The default of `log-max-file-size`.
+const LOG_BYTES_BY_DEFAULT: u64 = 128_000_000;
 const PIPELINE: usize = 64;
 const CLIENTS: u32 = 10;
 const PATIENCE: Duration = seconds(600);
@@ -36,6 +39,7 @@ fn main() {
     }
     if wanted("replay") {
         replay(setting("ENTRIES", 1_000_000), rounds);
+        replay_by_default(rounds);
     }
     if wanted("restart") {
         restart_from_snapshot(size_mb, rounds);
@@ -118,27 +122,79 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// (a): a log of entries alone.
+/// (a): a log of entries alone, in turn with a plain server and its append-only file of the same commands.
 fn replay(entries: u64, rounds: u64) {
     let mut cluster = alone(vec!["log-max-file-size=1000gb".to_string()]);
     cluster.kill(0);
-    append(&log_of(&mut cluster, 0), entries);
-    let times = (0..rounds).map(|_| time_restart(&mut cluster)).collect();
+    let log = log_of(&mut cluster, 0);
+    append(&log, 1, entries);
+    let files = tempfile::tempdir().expect("a directory");
+    let file = files.path().join("commands.aof");
+    write_append_only(&file, entries);
+    let (mut ours, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        ours.push(time_restart(&mut cluster));
+        cluster.kill(0);
+        plain.push(time_append_only(&file, entries));
+    }
+    cluster.restart(0);
     let size = cluster.connect(0).run("DBSIZE").integer();
     assert!(size as u64 >= entries, "{size} keys of {entries} entries");
-    println!("| a log of {entries} entries, 100 B values | {:.2} | 2 |", median(times));
+    println!(
+        "| plain server, its append-only file of {entries} commands, 100 B values | {:.2} | |",
+        median(plain)
+    );
+    println!("| ours, a log of {entries} entries, the same commands | {:.2} | 2 |", median(ours));
+}
+
+/// The same with the longest log that a node keeps by default: then it makes a snapshot.
+fn replay_by_default(rounds: u64) {
+    let mut cluster = alone(vec!["log-max-file-size=1000gb".to_string()]);
+    cluster.kill(0);
+    let log = log_of(&mut cluster, 0);
+    let (step, mut entries) = (10_000, 0);
+    while used_bytes(&log) < LOG_BYTES_BY_DEFAULT {
+        append(&log, entries + 1, step);
+        entries += step;
+    }
+    let times = (0..rounds).map(|_| time_restart(&mut cluster)).collect();
+    println!("| ours, {entries} such entries, where by default a snapshot is due | {:.2} | |", median(times));
+}
+
+fn used_bytes(log: &Path) -> u64 {
+    let end = Reader::open(log).and_then(|log| log.scan(&mut |_| ControlFlow::Continue(())));
+    end.expect("the log").segments.iter().map(|segment| segment.offset).sum()
+}
+
+fn set_command(number: u64) -> Vec<u8> {
+    cluster::encode(&["SET", &name(number), &"v".repeat(100)])
+}
+
+fn write_append_only(file: &Path, commands: u64) {
+    let bytes: Vec<u8> = (1..=commands).flat_map(set_command).collect();
+    std::fs::write(file, bytes).expect("the append-only file");
+}
+
+fn time_append_only(file: &Path, commands: u64) -> f64 {
+    let home = tempfile::tempdir().expect("a directory");
+    std::fs::hard_link(file, home.path().join("appendonly.aof")).expect("the append-only file");
+    let setup = Setup::plain().directory(home.path()).server_arguments("--appendonly yes");
+    let port = setup.port;
+    let started = Instant::now();
+    let _server = Server::spawn(setup);
+    until_answered(port, "DBSIZE", &commands.to_string());
+    started.elapsed().as_secs_f64()
 }
 
 /// Appends SETs of 100 B as a leader would, each an entry of its own.
-fn append(directory: &Path, entries: u64) {
+fn append(directory: &Path, first_key: u64, entries: u64) {
     let (mut log, _) = Log::open(directory, LogOptions::default(), Box::new(|| ())).expect("the log");
     let (first, term) = (log.last_index() + 1, log.hard_state().term);
-    let text = "v".repeat(100);
     let mut request = 0;
     for batch in (first..first + entries).collect::<Vec<_>>().chunks(4096) {
         request += 1;
         let entry = |index: &u64| {
-            let payload = cluster::encode(&["SET", &name(*index), &text]);
+            let payload = set_command(first_key + index - first);
             Entry::new(*index, term, Kind::Normal, Bytes::from(payload))
         };
         let entries = batch.iter().map(entry).collect();

@@ -33,7 +33,6 @@ pub const EXPECTED: &[&str] = &[
     "client waited for a leader",
     "clock disturbed",
     "connection half open",
-    "copy of META made anew",
     "crashed inside a turn",
     "crashed when a snapshot had come",
     "crashed while a snapshot was kept",
@@ -49,6 +48,7 @@ pub const EXPECTED: &[&str] = &[
     "disk loses writes",
     "disturbed when it began to lead",
     "dump not written",
+    "dump rots before it is taken over",
     "entries cut away",
     "false hint of a dead peer",
     "feed cut",
@@ -122,11 +122,13 @@ pub const EXPECTED: &[&str] = &[
 
 /// What is too rare to be expected of a few hundred seeds.
 pub const RARE: &[&str] = &[
+    "copy of META made anew",
     "crashed while a part was written",
     "hand over given up after sealing",
     "removal of unknown outcome",
     "interrupted installation finished",
     "part of a snapshot refused",
+    "regrouped while members change",
     "stale segment put back",
 ];
 

@@ -25,10 +25,14 @@ pub struct WorstMoments {
     pub election_per_mille: u64,
     /// A leader's log holds a change of the members that is not committed.
     pub change_per_mille: u64,
+    /// A leader has made a fifth or seventh voter: the worst is done with that, and with the leader that follows.
+    pub regroup_per_mille: u64,
     /// A snapshot has been received, and the log is not replaced yet.
     pub receipt_per_mille: u64,
     /// A part of a snapshot has been sent: what follows rots on the sender's disk.
     pub sending_per_mille: u64,
+    /// A child has written its dump: it rots before it is taken over.
+    pub dump_per_mille: u64,
 }
 
 /// Weights of the faults that are drawn one after the other; 0 = does not exist.
@@ -123,6 +127,8 @@ const SHAPES: u64 = 13;
 const SCRUB: u64 = 14;
 const STALE: u64 = 15;
 const WORST: u64 = 16;
+const REGROUPING: u64 = 17;
+const DUMP: u64 = 18;
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
@@ -175,6 +181,10 @@ impl Plan {
             let stale_segment = some(&mut Random::new(seed, STALE), 400);
             plan.weights.stale_segment = if plan.weights.damage > 0 { stale_segment } else { 0 };
             plan.draw_worst_moments(&mut Random::new(seed, WORST));
+            plan.draw_regrouping(&mut Random::new(seed, REGROUPING));
+            if plan.may_rot_snapshots() {
+                plan.worst.dump_per_mille = *Random::new(seed, DUMP).pick(&[0, 0, 0, 0, 200, 600]);
+            }
         }
         plan.scrub_bytes_per_s = *Random::new(seed, SCRUB).pick(&[0, 50_000, 1_000_000]);
         plan
@@ -194,19 +204,33 @@ impl Plan {
         }
     }
 
+    /// Not where nodes end for good, or are taken out: the atlas counts the founders.
+    fn may_rot_snapshots(&self) -> bool {
+        self.joiners == 0 && self.in_memory.is_empty() && self.weights.remove == 0
+    }
+
     /// Who is cut off at each change must be connected again before the next.
     fn draw_worst_moments(&mut self, random: &mut Random) {
-        // Not where nodes end for good, or are taken out: the atlas counts the founders.
-        let damages = self.joiners == 0 && self.in_memory.is_empty() && self.weights.remove == 0;
+        let rots = self.may_rot_snapshots();
         let mut some = || *random.pick(&[0, 0, 0, 200, 600]);
         self.worst = WorstMoments {
             election_per_mille: some(),
             change_per_mille: some(),
+            regroup_per_mille: 0,
             receipt_per_mille: some(),
-            sending_per_mille: if damages { some() } else { 0 },
+            sending_per_mille: if rots { some() } else { 0 },
+            dump_per_mille: 0,
         };
         if self.worst.election_per_mille + self.worst.change_per_mille > 0 {
             self.weights.reconnect = self.weights.reconnect.max(random.between(3, 10));
+        }
+    }
+
+    /// The worst of it needs an even number of voters: there are some who join.
+    fn draw_regrouping(&mut self, random: &mut Random) {
+        if self.worst.change_per_mille > 0 && self.weights.remove > 0 {
+            self.worst.regroup_per_mille = *random.pick(&[500, 1000]);
+            self.joiners = self.joiners.max(2);
         }
     }
 

@@ -196,6 +196,7 @@ impl Simulation {
             coverage::mark("dump not written");
         }
         process.server.saver.child_ended(written.is_ok());
+        self.rot_dump(host, &child.path);
         self.plan_turns(host);
     }
 }
