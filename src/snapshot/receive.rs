@@ -49,7 +49,11 @@ impl Receiving {
                 let file = disk
                     .open(&self.path, Mode::CreateNew)
                     .map_err(SnapshotError::io("create", &self.path))?;
-                self.file.insert(file)
+                let file = self.file.insert(file);
+                // Where there is no room for all of it, that is said now, and not after the most of it was sent.
+                file.allocate(self.about.id.bytes)
+                    .map_err(SnapshotError::io("reserve space for", &self.path))?;
+                file
             }
         };
         file.write_at(bytes, offset).map_err(SnapshotError::io("write", &self.path))?;
