@@ -178,7 +178,7 @@ impl Simulation {
     }
 
     /// `CLIENT KILL TYPE master` or `TYPE replica`.
-    fn cut_local(&mut self, host: Host, kill: Kill) {
+    pub fn cut_local(&mut self, host: Host, kill: Kill) {
         if let Some(process) = &mut self.machines[host].process {
             process.cut_local(kill, &mut self.faults);
             self.plan_turns(host);

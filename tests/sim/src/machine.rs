@@ -192,7 +192,7 @@ impl Machine {
         let feed_token = format!("token{:016x}", self.random.draw()).into_bytes();
         let local_us = self.clock.local_us(now_us);
         let stale = self.stale.take();
-        let server = Server::new(local_us, feed_token.clone(), plan.backlog_bytes, &mut self.random, stale);
+        let server = Server::new(local_us, feed_token.clone(), plan, &mut self.random, stale);
         let mut world = SimWorld::new(random, store, plan.feed_kernel_bytes);
         let may_crash = plan.weights.crash_inside > 0 && !self.in_memory;
         world.crash_replacing_per_mille = if may_crash { 400 } else { 0 };

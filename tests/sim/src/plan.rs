@@ -33,6 +33,8 @@ pub struct WorstMoments {
     pub sending_per_mille: u64,
     /// A child has written its dump: it rots before it is taken over.
     pub dump_per_mille: u64,
+    /// A turn after a server has gone on with its dataset: its feed is cut.
+    pub feed_per_mille: u64,
 }
 
 /// Weights of the faults that are drawn one after the other; 0 = does not exist.
@@ -101,6 +103,8 @@ pub struct Plan {
     /// How fast the log is read to find what rots; 0: not at all.
     pub scrub_bytes_per_s: u64,
     pub backlog_bytes: usize,
+    /// A master pings its replicas so often, also when it is about to become one.
+    pub ping_period_us: u64,
     pub feed_kernel_bytes: usize,
     pub clients: usize,
     /// Clients that said `READONLY` and read at any node.
@@ -129,6 +133,7 @@ const STALE: u64 = 15;
 const WORST: u64 = 16;
 const REGROUPING: u64 = 17;
 const DUMP: u64 = 18;
+const PINGS: u64 = 19;
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
@@ -155,6 +160,7 @@ impl Plan {
             dump_us: *random.pick(&[500, 20_000, 300_000]),
             sync_us: *random.pick(&[50, 200, 1_000, 5_000]),
             scrub_bytes_per_s: 0,
+            ping_period_us: 3_000_000,
             backlog_bytes: *random.pick(&[200, 4 << 10, 1 << 20]),
             feed_kernel_bytes: *random.pick(&[0, 300, 64 << 10]),
             clients: random.between(2, 8) as usize,
@@ -186,6 +192,7 @@ impl Plan {
                 plan.worst.dump_per_mille = *Random::new(seed, DUMP).pick(&[0, 0, 0, 0, 200, 600]);
             }
         }
+        plan.draw_pings(calm, &mut Random::new(seed, PINGS));
         plan.scrub_bytes_per_s = *Random::new(seed, SCRUB).pick(&[0, 50_000, 1_000_000]);
         plan
     }
@@ -220,6 +227,7 @@ impl Plan {
             receipt_per_mille: some(),
             sending_per_mille: if rots { some() } else { 0 },
             dump_per_mille: 0,
+            feed_per_mille: 0,
         };
         if self.worst.election_per_mille + self.worst.change_per_mille > 0 {
             self.weights.reconnect = self.weights.reconnect.max(random.between(3, 10));
@@ -232,6 +240,12 @@ impl Plan {
             self.worst.regroup_per_mille = *random.pick(&[500, 1000]);
             self.joiners = self.joiners.max(2);
         }
+    }
+
+    /// What a master sends while it becomes a replica counts where it goes on.
+    fn draw_pings(&mut self, calm: bool, random: &mut Random) {
+        self.ping_period_us = *random.pick(&[500, 3_000_000]);
+        self.worst.feed_per_mille = if calm { 0 } else { *random.pick(&[0, 300]) };
     }
 
     fn draw_readers(&mut self, random: &mut Random) {

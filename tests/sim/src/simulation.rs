@@ -185,7 +185,7 @@ impl Simulation {
             random: Random::new(seed, 3),
             faults: Random::new(seed, 4),
             asking: Random::new(seed, 5),
-            worst: Worst::new(Random::new(seed, 6), Random::new(seed, 7), Random::new(seed, 8)),
+            worst: Worst::new(seed),
             rolling: None,
             healed: false,
             quiet: false,

@@ -66,6 +66,8 @@ pub struct SimWorld {
     pub connected: Vec<NodeId>,
     /// Who was not dialled before.
     pub dialled: Vec<NodeId>,
+    /// The server was told to go on with its dataset.
+    pub went_on: bool,
     /// Bytes that the kernel takes of the feed before the rest counts as unsent.
     pub feed_kernel_bytes: usize,
     /// The process dies when so many calls of this world were made: none of the later ones has an effect.
@@ -91,6 +93,7 @@ impl SimWorld {
             peers: Vec::new(),
             connected: Vec::new(),
             dialled: Vec::new(),
+            went_on: false,
             feed_kernel_bytes,
             calls_left: Cell::new(None),
         }
@@ -244,6 +247,7 @@ impl World for SimWorld {
 
     fn feed_continue(&mut self, replid: &str) {
         if self.lives() {
+            self.went_on = true;
             self.answer_psync(FeedItem::Continue { replid: replid.to_string() });
         }
     }

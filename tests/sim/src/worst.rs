@@ -6,6 +6,7 @@ use crate::coverage;
 use crate::disk::Crash;
 use crate::network::Host;
 use crate::random::Random;
+use crate::redis::Kill;
 use crate::simulation::Simulation;
 use redisraft::consensus::{Index, NodeId, Role, Term};
 use std::collections::BTreeSet;
@@ -21,20 +22,34 @@ pub struct Worst {
     voters: BTreeSet<NodeId>,
     /// A leader that was cut off with a voter that it has just made.
     apart: Option<[Host; 2]>,
+    /// Servers that go on with their dataset, and whose feed is not cut yet.
+    went_on: BTreeSet<Host>,
+    // One for each kind of fault that came later: what it draws does not shift the others.
     regrouping: Random,
     rotting: Random,
+    cutting: Random,
 }
 
 impl Worst {
-    /// Chance for each kind of fault: what one of them draws does not shift the others.
-    pub fn new(random: Random, regrouping: Random, rotting: Random) -> Worst {
-        Worst { random, term: 0, change: (0, 0), voters: BTreeSet::new(), apart: None, regrouping, rotting }
+    pub fn new(seed: u64) -> Worst {
+        Worst {
+            random: Random::new(seed, 6),
+            term: 0,
+            change: (0, 0),
+            voters: BTreeSet::new(),
+            apart: None,
+            went_on: BTreeSet::new(),
+            regrouping: Random::new(seed, 7),
+            rotting: Random::new(seed, 8),
+            cutting: Random::new(seed, 9),
+        }
     }
 }
 
 impl Simulation {
     /// Looks whether a node that had its turn, and has sent nothing of it yet, has just made such a moment.
     pub fn use_worst_moment(&mut self, host: Host) {
+        self.cut_first_feed(host);
         let node = self.machines[host].process.as_ref().and_then(|process| process.node.as_ref());
         let Some(raft) = node.map(|node| node.raft()).filter(|raft| raft.role() == Role::Leader) else {
             return;
@@ -59,6 +74,19 @@ impl Simulation {
             if !self.cut_off_with_new_voter(host, &voters) && disturbs {
                 self.disturb_change(host);
             }
+        }
+    }
+
+    /// A server has gone on with its dataset, and has been sent something: it asks for the rest from where it thinks it is.
+    fn cut_first_feed(&mut self, host: Host) {
+        let process = self.machines[host].process.as_mut();
+        if process.is_some_and(|process| std::mem::take(&mut process.world.went_on)) && !self.healed {
+            self.worst.went_on.insert(host);
+        }
+        let waits = self.worst.went_on.contains(&host);
+        if waits && self.worst.cutting.chance(self.plan.worst.feed_per_mille) {
+            self.worst.went_on.remove(&host);
+            self.cut_local(host, Kill::Feed);
         }
     }
 

@@ -9,6 +9,7 @@ use super::replica::{Applied, Applying, Link, Replica};
 use super::stream::Stream;
 use crate::coverage;
 use crate::links::{CaptureStage, Links};
+use crate::plan::Plan;
 use crate::process::RaftEvent;
 use crate::random::Random;
 use redisraft::node::bridge::{Answer, Bridge, Ticket};
@@ -17,7 +18,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 const ACKNOWLEDGE_PERIOD_US: u64 = 1_000_000;
 const EXPIRE_PERIOD_US: u64 = 100_000;
-const PING_PERIOD_US: u64 = 3_000_000;
 /// How long a command waits for a leader.
 const LEADER_WAIT_US: u64 = 1_000_000;
 
@@ -108,6 +108,8 @@ pub struct Server {
     feed_token: Vec<u8>,
     acknowledge_at_us: u64,
     expire_at_us: u64,
+    /// `repl-ping-replica-period`.
+    ping_period_us: u64,
     ping_at_us: u64,
     woken: bool,
     tickets: u64,
@@ -118,7 +120,7 @@ impl Server {
     pub fn new(
         now_us: u64,
         feed_token: Vec<u8>,
-        backlog_bytes: usize,
+        plan: &Plan,
         random: &mut Random,
         stale: Option<(Dataset, String, u64)>,
     ) -> Server {
@@ -126,7 +128,7 @@ impl Server {
         let (dataset, replid, offset) = stale.unwrap_or_else(|| (Dataset::default(), random.replid(), 0));
         Server {
             dataset,
-            stream: Stream::new(replid, offset, backlog_bytes),
+            stream: Stream::new(replid, offset, plan.backlog_bytes),
             role: Role::Master,
             gate: Gate::default(),
             saver: Saver::default(),
@@ -139,7 +141,8 @@ impl Server {
             feed_token,
             acknowledge_at_us: now_us,
             expire_at_us: now_us,
-            ping_at_us: now_us + random.below(PING_PERIOD_US),
+            ping_period_us: plan.ping_period_us,
+            ping_at_us: now_us + random.below(plan.ping_period_us),
             woken: false,
             tickets: 0,
         }
@@ -255,7 +258,7 @@ impl Server {
                     self.expire(turn.wall_ms);
                 }
                 if turn.now_us >= self.ping_at_us {
-                    self.ping_at_us = turn.now_us + PING_PERIOD_US;
+                    self.ping_at_us = turn.now_us + self.ping_period_us;
                     self.stream.ping();
                 }
             }
