@@ -65,6 +65,7 @@ pub const EXPECTED: &[&str] = &[
     "index file made anew",
     "key expired",
     "leader changed",
+    "leader cut off without knowing it",
     "leader removed itself",
     "leadership handed over",
     "leader shuts down",

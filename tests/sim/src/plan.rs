@@ -23,6 +23,8 @@ pub struct NetworkPlan {
 pub struct WorstMoments {
     /// A node has begun to lead.
     pub election_per_mille: u64,
+    /// A leader has had its turn, as so often: it is cut off, and only the others know.
+    pub isolate_per_mille: u64,
     /// A leader's log holds a change of the members that is not committed.
     pub change_per_mille: u64,
     /// A leader has made a fifth or seventh voter: the worst is done with that, and with the leader that follows.
@@ -134,6 +136,7 @@ const WORST: u64 = 16;
 const REGROUPING: u64 = 17;
 const DUMP: u64 = 18;
 const PINGS: u64 = 19;
+const ISOLATION: u64 = 21;
 
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
@@ -187,6 +190,7 @@ impl Plan {
             let stale_segment = some(&mut Random::new(seed, STALE), 400);
             plan.weights.stale_segment = if plan.weights.damage > 0 { stale_segment } else { 0 };
             plan.draw_worst_moments(&mut Random::new(seed, WORST));
+            plan.draw_isolation(&mut Random::new(seed, ISOLATION));
             plan.draw_regrouping(&mut Random::new(seed, REGROUPING));
             if plan.may_rot_snapshots() {
                 plan.worst.dump_per_mille = *Random::new(seed, DUMP).pick(&[0, 0, 0, 0, 200, 600]);
@@ -223,6 +227,7 @@ impl Plan {
         self.worst = WorstMoments {
             election_per_mille: some(),
             change_per_mille: some(),
+            isolate_per_mille: 0,
             regroup_per_mille: 0,
             receipt_per_mille: some(),
             sending_per_mille: if rots { some() } else { 0 },
@@ -231,6 +236,15 @@ impl Plan {
         };
         if self.worst.election_per_mille + self.worst.change_per_mille > 0 {
             self.weights.reconnect = self.weights.reconnect.max(random.between(3, 10));
+        }
+    }
+
+    /// Who is cut off so often must be connected again soon.
+    fn draw_isolation(&mut self, random: &mut Random) {
+        if random.chance(150) {
+            self.worst.isolate_per_mille = 1;
+            self.readers = self.readers.max(3);
+            self.weights.reconnect = self.weights.reconnect.max(10);
         }
     }
 

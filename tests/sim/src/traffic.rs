@@ -84,6 +84,19 @@ impl Simulation {
         self.clients[client].disconnected(&mut self.history);
     }
 
+    /// Of the clients of this machine only those stay that only read.
+    pub fn send_writers_away(&mut self, host: Host) {
+        let here = self.connections.values().filter(|to| to.0 == host).map(|to| to.2);
+        let writers: Vec<usize> = here.filter(|client| !self.clients[*client].reads_anywhere).collect();
+        for client in writers {
+            let was_waiting = self.clients[client].is_waiting();
+            self.disconnect(client);
+            if was_waiting {
+                self.queue.after(self.plan.think_us, Event::ClientActs { client });
+            }
+        }
+    }
+
     /// All connections to a machine are reset; replies under way may still arrive.
     pub fn connections_broken(&mut self, host: Host) {
         let broken: Vec<(u64, usize)> =

@@ -28,6 +28,7 @@ pub struct Worst {
     regrouping: Random,
     rotting: Random,
     cutting: Random,
+    isolating: Random,
 }
 
 impl Worst {
@@ -42,6 +43,7 @@ impl Worst {
             regrouping: Random::new(seed, 7),
             rotting: Random::new(seed, 8),
             cutting: Random::new(seed, 9),
+            isolating: Random::new(seed, 20),
         }
     }
 }
@@ -58,6 +60,9 @@ impl Simulation {
         let voters = raft.membership().voters.clone();
         if self.healed {
             return;
+        }
+        if self.worst.isolating.chance(self.plan.worst.isolate_per_mille) {
+            self.isolate(host);
         }
         if term > self.worst.term {
             self.worst.term = term;
@@ -88,6 +93,17 @@ impl Simulation {
             self.worst.went_on.remove(&host);
             self.cut_local(host, Kill::Feed);
         }
+    }
+
+    /// The others know at once that the leader cannot be reached, and it does not: they elect while it still answers - as
+    /// long as nobody writes to it, since no read overtakes a write that waits.
+    fn isolate(&mut self, leader: Host) {
+        coverage::mark("leader cut off without knowing it");
+        for other in (0..self.machines.len()).filter(|other| *other != leader) {
+            self.network.cut_pair(leader, other);
+            self.hint_down(other, leader);
+        }
+        self.send_writers_away(leader);
     }
 
     /// The new leader is asked to remove somebody before it has committed anything, or is cut off from some.
