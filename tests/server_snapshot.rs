@@ -637,7 +637,7 @@ fn receive_without_space(
     cluster.proxy().heal_all();
     wait_for("the node to say so, and to try again", PATIENCE, || {
         let text = cluster.server(follower).log_text();
-        let said = text.lines().filter(|line| line.contains("was not taken over: cannot reserve space"));
+        let said = text.lines().filter(|line| line.contains("was not taken over: cannot write"));
         said.count() >= 2
     });
     assert_eq!(cluster.field(follower, "raft_snapshot_filename"), old);

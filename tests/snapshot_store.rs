@@ -163,21 +163,6 @@ fn a_dump_that_was_damaged_before_it_is_taken_over_is_not_kept() {
     keep_from(&mut store, directory.path(), 9).expect("keep");
 }
 
-/// Not after most of it was sent.
-#[test]
-fn a_snapshot_that_there_is_no_room_for_is_refused_at_its_first_part() {
-    let directory = fast_directory();
-    let (mut store, _) = open(directory.path());
-    keep_from(&mut store, directory.path(), 5).expect("keep");
-    let mut large = about(9);
-    large.id.bytes = 1 << 60;
-    assert!(store.run(Job::Receive { about: Box::new(large.clone()) }).is_none());
-    let error = part(&mut store, large.id, 0, b"REDIS0010").expect_err("no disk is as large").to_string();
-    assert!(error.contains("cannot reserve space for"), "{error}");
-    assert_eq!(files(directory.path()), ["snapshot-5-3.about", "snapshot-5-3.rdb"]);
-    assert!(receive(&mut store, 9).expect("another one"));
-}
-
 /// Makes every call fail once, for as long as there is one more.
 fn with_each_call_failing(work: impl Fn(&mut Store, &Path) -> Result<(), SnapshotError>) {
     for n in 1.. {

@@ -49,11 +49,7 @@ impl Receiving {
                 let file = disk
                     .open(&self.path, Mode::CreateNew)
                     .map_err(SnapshotError::io("create", &self.path))?;
-                let file = self.file.insert(file);
-                // Where there is no room for all of it, that is said now, and not after the most of it was sent.
-                file.allocate(self.about.id.bytes)
-                    .map_err(SnapshotError::io("reserve space for", &self.path))?;
-                file
+                self.file.insert(file)
             }
         };
         file.write_at(bytes, offset).map_err(SnapshotError::io("write", &self.path))?;
