@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cluster::{seconds, wait_for, Cluster, Connection, Options, Server, Setup};
 use redisraft::log::{Entry, Kind, Log, Options as LogOptions, Reader, WriteRequest};
+use redisraft::node::settings::Settings;
 
 const VALUE_BYTES: usize = 1000;
-/// The default of `log-max-file-size`.
-const LOG_BYTES_BY_DEFAULT: u64 = 128_000_000;
+/// Tell how long an entry is in the log.
+const SAMPLE_ENTRIES: u64 = 10_000;
 const PIPELINE: usize = 64;
 const CLIENTS: u32 = 10;
 const PATIENCE: Duration = seconds(600);
@@ -133,11 +134,10 @@ fn replay(entries: u64, rounds: u64) {
     write_append_only(&file, entries);
     let (mut ours, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.push(time_restart(&mut cluster));
         cluster.kill(0);
         plain.push(time_append_only(&file, entries));
+        ours.push(time_restart(&mut cluster));
     }
-    cluster.restart(0);
     let size = cluster.connect(0).run("DBSIZE").integer();
     assert!(size as u64 >= entries, "{size} keys of {entries} entries");
     println!(
@@ -152,11 +152,9 @@ fn replay_by_default(rounds: u64) {
     let mut cluster = alone(vec!["log-max-file-size=1000gb".to_string()]);
     cluster.kill(0);
     let log = log_of(&mut cluster, 0);
-    let (step, mut entries) = (10_000, 0);
-    while used_bytes(&log) < LOG_BYTES_BY_DEFAULT {
-        append(&log, entries + 1, step);
-        entries += step;
-    }
+    append(&log, 1, SAMPLE_ENTRIES);
+    let entries = Settings::default().log_max_file_bytes * SAMPLE_ENTRIES / used_bytes(&log);
+    append(&log, SAMPLE_ENTRIES + 1, entries - SAMPLE_ENTRIES);
     let times = (0..rounds).map(|_| time_restart(&mut cluster)).collect();
     println!("| ours, {entries} such entries, where by default a snapshot is due | {:.2} | |", median(times));
 }

@@ -112,12 +112,10 @@ impl Simulation {
                 }
             };
             let raft = node.raft();
-            let is_member =
-                leading.membership().is_voter(node.id()) || leading.membership().is_learner(node.id());
+            let is_member = leading.membership().nodes().any(|id| id == node.id());
             let applied = process.world.bridge.applied();
             // Who was taken out before it got anything waits for somebody to write to it.
-            let knows_itself =
-                raft.membership().is_voter(node.id()) || raft.membership().is_learner(node.id());
+            let knows_itself = raft.membership().nodes().any(|id| id == node.id());
             if !is_member && knows_itself && self.judge.was_removed(node.id()) {
                 return Some(format!("machine {host} does not know that node {} was removed", node.id()));
             }

@@ -227,12 +227,9 @@ impl Plan {
         self.worst = WorstMoments {
             election_per_mille: some(),
             change_per_mille: some(),
-            isolate_per_mille: 0,
-            regroup_per_mille: 0,
             receipt_per_mille: some(),
             sending_per_mille: if rots { some() } else { 0 },
-            dump_per_mille: 0,
-            feed_per_mille: 0,
+            ..WorstMoments::default()
         };
         if self.worst.election_per_mille + self.worst.change_per_mille > 0 {
             self.weights.reconnect = self.weights.reconnect.max(random.between(3, 10));

@@ -57,7 +57,11 @@ impl Simulation {
             return;
         };
         let (term, change, commit) = (raft.term(), raft.membership_index(), raft.commit());
-        let voters = raft.membership().voters.clone();
+        // Copied only for who plays with it: this is every turn of a leader.
+        let voters = match self.plan.worst.regroup_per_mille {
+            0 => BTreeSet::new(),
+            _ => raft.membership().voters.clone(),
+        };
         if self.healed {
             return;
         }
@@ -177,10 +181,7 @@ impl Simulation {
     pub fn rot_while_sending(&mut self, host: Host) {
         let chosen = !self.healed && self.worst.random.chance(self.plan.worst.sending_per_mille);
         if chosen && self.atlas_allows(host) {
-            if let Some(damage) = self.machines[host].disk.rot_end_where(|name| name.ends_with(".rdb")) {
-                coverage::mark("snapshot rots while it is sent");
-                log::info!("machine {host}: {damage:?}");
-            }
+            self.rot_end(host, "snapshot rots while it is sent", |name| name.ends_with(".rdb"));
         }
     }
 
@@ -188,12 +189,16 @@ impl Simulation {
     pub fn rot_dump(&mut self, host: Host, dump: &Path) {
         let chosen = !self.healed && self.worst.rotting.chance(self.plan.worst.dump_per_mille);
         if chosen && self.atlas_allows(host) {
-            let disk = &self.machines[host].disk;
-            disk.settle(); // the child has synced it
-            if let Some(damage) = disk.rot_end_where(|name| Path::new(name) == dump) {
-                coverage::mark("dump rots before it is taken over");
-                log::info!("machine {host}: {damage:?}");
-            }
+            self.machines[host].disk.settle(); // the child has synced it
+            self.rot_end(host, "dump rots before it is taken over", |name| Path::new(name) == dump);
+        }
+    }
+
+    /// Of a file whose name will do.
+    fn rot_end(&mut self, host: Host, mark: &'static str, will_do: impl Fn(&str) -> bool) {
+        if let Some(damage) = self.machines[host].disk.rot_end_where(will_do) {
+            coverage::mark(mark);
+            log::info!("machine {host}: {damage:?}");
         }
     }
 
